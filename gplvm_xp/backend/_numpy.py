@@ -1,0 +1,173 @@
+"""NumPy: LAPACK in place through SciPy's BLAS, and blocks spread over threads."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import array_api_compat.numpy as xp
+import numpy as np
+
+from gplvm_xp._typing import Array, DType
+from gplvm_xp.backend.base import Backend, Tile
+
+Result = TypeVar("Result")
+
+
+@functools.cache
+def _blas(name: str, kind: str) -> Callable[..., Any]:
+    """A BLAS or LAPACK routine of SciPy's own library for a dtype's letter.
+
+    NumPy's and SciPy's wheels each carry a BLAS with its own thread pool, and the two pools fight:
+    every heavy product of an evaluation goes through SciPy's.
+    """
+    from scipy.linalg import blas, lapack
+
+    module = lapack if name.startswith("po") else blas
+    return getattr(module, {"d": "d", "f": "s"}[kind] + name)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _pools() -> Any:
+    import scipy.linalg.blas  # noqa: F401  the controller sees only libraries that are loaded
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _threads() -> int:
+    """As many threads as the BLAS uses, so that OMP_NUM_THREADS and its like govern both."""
+    counts = [p["num_threads"] for p in _pools().info() if p.get("user_api") == "blas"]
+    return max(counts, default=1)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed blocks of a few MiB instead of handing them back each time.
+
+    glibc raises its thresholds to the size of the largest mapping freed so far. Without this,
+    every temporary of a block is mapped and faulted in anew, which costs more than the arithmetic.
+    """
+    del_me = np.empty(2**25 - 2**16, dtype=np.uint8)
+    del del_me
+
+
+def _limit_of_cgroup() -> int | None:
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        return None if limit == "max" else int(limit) - int(used)
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class NumpyBackend(Backend):
+    """Overrides for NumPy arrays; see :class:`~gplvm_xp.backend.base.Backend` for the contract."""
+
+    @property
+    def name(self) -> str:
+        return "numpy"
+
+    def to_host(self, a: Array) -> np.ndarray:
+        return np.asarray(a)
+
+    def memory_available(self) -> int | None:
+        try:
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            free = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("MemAvailable"))
+        except (OSError, StopIteration, ValueError):
+            return None
+        group = _limit_of_cgroup()
+        return free if group is None else min(free, group)
+
+    def tile_shape(self, n: int) -> tuple[int, int]:
+        # Large enough that threads seldom meet at the interpreter's lock, small beside n × n.
+        return min(n, 256), min(n, 1024)
+
+    def map_tiles(
+        self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
+    ) -> Iterator[Result]:
+        work = list(tiles)
+        threads = min(_threads(), len(work), os.cpu_count() or 1)
+        if threads < 2 or len(work) < 8:
+            yield from map(function, work)
+            return
+        _keep_freed_memory()
+        # The small products inside a block must not each start the BLAS's own threads.
+        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(function, work)
+
+    def cholesky(self, K: Array) -> tuple[Array, Array]:
+        K = np.ascontiguousarray(K)
+        # The transposed view of a C-ordered buffer is what LAPACK calls column order: in place.
+        c, info = _blas("potrf", self._kind)(K.T, lower=0, clean=0, overwrite_a=1)
+        return c.T, np.asarray(info == 0)
+
+    def inverse_from_cholesky(self, L: Array) -> Array:
+        L = np.ascontiguousarray(L)
+        c, _ = _blas("potri", self._kind)(L.T, lower=0, overwrite_c=1)
+        return c.T
+
+    def solve_triangular(self, L: Array, B: Array, trans: bool = False) -> Array:
+        # L is lower in C order, hence upper in column order: transposing twice cancels.
+        L = np.ascontiguousarray(L)
+        return _blas("trsm", self._kind)(
+            1.0, L.T, np.asfortranarray(B), lower=0, trans_a=0 if trans else 1, overwrite_b=0
+        )
+
+    def cho_solve(self, L: Array, B: Array) -> Array:
+        L = np.ascontiguousarray(L)
+        z, _ = _blas("potrs", self._kind)(L.T, np.asfortranarray(B), lower=0, overwrite_b=0)
+        return z
+
+    def rank_update(self, C: Array, A: Array, alpha: float, beta: float) -> Array:
+        C = np.ascontiguousarray(C)
+        A = np.ascontiguousarray(A)
+        out = _blas("syrk", self._kind)(alpha, A.T, beta, C.T, trans=1, lower=0, overwrite_c=1)
+        return out.T
+
+    def complete(self, C: Array) -> Array:
+        for i0, i1, j0, j1 in self.lower_tiles(C.shape[0]):
+            if i0 == j0:
+                block = C[i0:i1, j0:j1]
+                block[...] = np.tril(block) + np.tril(block, -1).T
+            else:
+                C[j0:j1, i0:i1] = C[i0:i1, j0:j1].T
+        return C
+
+    def add_diagonal(self, C: Array, value: Array) -> Array:
+        C[np.arange(C.shape[0]), np.arange(C.shape[0])] += value
+        return C
+
+    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
+        # One product gives |a|² + |b|² − 2 a·b by two extra columns: a single pass over the block.
+        n, q = A.shape
+        other = A if B is None else B
+        left = np.empty((n, q + 2), dtype=A.dtype)
+        left[:, :q], left[:, q], left[:, q + 1] = -2.0 * A, 1.0, np.einsum("ij,ij->i", A, A)
+        right = np.empty((other.shape[0], q + 2), dtype=A.dtype)
+        right[:, :q], right[:, q + 1] = other, 1.0
+        right[:, q] = np.einsum("ij,ij->i", other, other)
+        r2 = left @ right.T
+        np.maximum(r2, 0.0, out=r2)
+        if B is None:
+            np.fill_diagonal(r2, 0.0)
+        return r2
+
+    @property
+    def _kind(self) -> str:
+        return np.dtype(self.dtype).char
+
+
+def numpy_backend(dtype: DType = np.float64) -> NumpyBackend:
+    """The NumPy backend of a floating dtype."""
+    return NumpyBackend(xp, "cpu", np.dtype(dtype))
+
+
+__all__ = ["NumpyBackend", "numpy_backend"]

@@ -1,0 +1,39 @@
+"""PyTorch: the few primitives where torch's own routine is better than the reference.
+
+torch is never imported from here: its arrays bring the module along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gplvm_xp._typing import Array
+from gplvm_xp.backend.base import Backend
+
+
+@dataclass(frozen=True)
+class TorchBackend(Backend):
+    """Overrides for torch tensors; see :class:`~gplvm_xp.backend.base.Backend`."""
+
+    @property
+    def name(self) -> str:
+        return "torch"
+
+    def to_host(self, a: Array) -> np.ndarray:
+        return np.asarray(a.detach().cpu().numpy())
+
+    def cholesky(self, K: Array) -> tuple[Array, Array]:
+        L, info = self.xp.linalg.cholesky_ex(self.complete(K))
+        return L, info == 0
+
+    def solve_triangular(self, L: Array, B: Array, trans: bool = False) -> Array:
+        factor = L.mT if trans else L
+        return self.xp.linalg.solve_triangular(factor, B, upper=trans)
+
+    def inverse_from_cholesky(self, L: Array) -> Array:
+        return self.xp.cholesky_inverse(L)
+
+
+__all__ = ["TorchBackend"]

@@ -1,0 +1,239 @@
+"""The contract of a backend, with every primitive in its array-API reference form.
+
+The reference is right for any library that conforms to the standard; a subclass changes speed and
+memory, never a signature, a shape or a dtype. Matrices are in C order; "lower" means the
+mathematical lower triangle. Methods that consume an argument say so: the caller must not read it
+again, and a fast backend overwrites it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from gplvm_xp._typing import Array, Device, DType, Namespace
+from gplvm_xp.errors import NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    from gplvm_xp.backend.cuda.fused import Fused
+    from gplvm_xp.backend.cuda.pairs import CudaPair
+
+Tile = tuple[int, int, int, int]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One array library, one device and one floating dtype.
+
+    Attributes
+    ----------
+    xp : namespace
+        The array-API-compatible namespace.
+    device : device
+        Where new arrays are made.
+    dtype : dtype
+        The real floating dtype of new arrays, an object of ``xp``.
+    """
+
+    xp: Namespace
+    device: Device
+    dtype: DType
+
+    @property
+    def name(self) -> str:
+        """The library's name, for people."""
+        return str(getattr(self.xp, "__name__", "array API")).removeprefix("array_api_compat.")
+
+    # -- the two doors ---------------------------------------------------------------------------
+
+    def asarray(self, a: Array, dtype: DType | None = None) -> Array:
+        """Bring host numbers, or an array of this library, here as ``dtype`` (default: own)."""
+        return self.xp.asarray(a, dtype=dtype or self.dtype, device=self.device)
+
+    def to_host(self, a: Array) -> np.ndarray:
+        """Copy to NumPy: the only door out, and the only place that waits for a device."""
+        try:
+            return np.array(a)
+        except (RuntimeError, TypeError, ValueError):
+            # array-api-strict refuses NumPy on any device but its CPU: go there by the standard's door.
+            cpu = self.xp.Device("CPU_DEVICE")
+            return np.array(self.xp.asarray(a, device=cpu, copy=True))
+
+    # -- creation --------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """An array with arbitrary content."""
+        return self.xp.empty(shape, dtype=self.dtype, device=self.device)
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """An array of zeros."""
+        return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def full(self, shape: tuple[int, ...], value: float) -> Array:
+        """An array of one host number."""
+        return self.xp.full(shape, value, dtype=self.dtype, device=self.device)
+
+    def eye(self, n: int) -> Array:
+        """The n × n identity."""
+        return self.xp.eye(n, dtype=self.dtype, device=self.device)
+
+    def scalar(self, value: float) -> Array:
+        """A 0-d array on the device."""
+        return self.full((), value)
+
+    @property
+    def eps(self) -> float:
+        """Distance from 1 to the next number of the dtype."""
+        return float(self.xp.finfo(self.dtype).eps)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of the dtype."""
+        return int(self.xp.finfo(self.dtype).bits) // 8
+
+    # -- memory and the schedule of blocks -------------------------------------------------------
+
+    def memory_available(self) -> int | None:
+        """Bytes that can still be allocated, or None where that is not known."""
+        return None
+
+    def require_memory(self, n_bytes: int, what: str, instead: str) -> None:
+        """Refuse before allocating.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If ``n_bytes`` is more than :meth:`memory_available` gives.
+        """
+        have = self.memory_available()
+        if have is not None and n_bytes > have:
+            raise NotEnoughMemoryError(
+                f"{what} needs {n_bytes / 2**30:.2f} GiB ({n_bytes} bytes) and the {self.name} "
+                f"backend has {have / 2**30:.2f} GiB left; {instead}"
+            )
+
+    def tile_shape(self, n: int) -> tuple[int, int]:
+        """Rows and columns of one block of a pairwise computation over n points.
+
+        The reference takes long strips: on a device, few large launches beat a small working set.
+        """
+        rows = max(1, min(n, 2**25 // max(n * self.itemsize, 1)))
+        return max(rows, min(n, 64)), n
+
+    def lower_tiles(self, n: int) -> list[Tile]:
+        """Cover the lower triangle: squares on the diagonal, rectangles left of them.
+
+        Returns a list of ``(i0, i1, j0, j1)`` with ``j1 <= i0`` or ``(j0, j1) == (i0, i1)``.
+        """
+        rows, cols = self.tile_shape(n)
+        tiles = []
+        for i0 in range(0, n, rows):
+            i1 = min(i0 + rows, n)
+            tiles += [(i0, i1, j0, min(j0 + cols, i0)) for j0 in range(0, i0, cols)]
+            tiles.append((i0, i1, i0, i1))
+        return tiles
+
+    def map_tiles(
+        self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
+    ) -> Iterator[Result]:
+        """Apply ``function`` to every tile; results in the order of the tiles, whoever ran them."""
+        return map(function, tiles)
+
+    # -- dense linear algebra --------------------------------------------------------------------
+
+    def cholesky(self, K: Array) -> tuple[Array, Array]:
+        """Cholesky factor of a symmetric matrix; K is consumed.
+
+        Parameters
+        ----------
+        K : array (n, n)
+            Only the lower triangle is read.
+
+        Returns
+        -------
+        L : array (n, n)
+            The lower triangle is the factor, the rest is arbitrary.
+        ok : 0-d bool array
+            Whether K was positive definite to working precision. Stays on the device: nothing is
+            raised and nothing waits.
+        """
+        xp = self.xp
+        lower = xp.tril(K)
+        full = lower + xp.matrix_transpose(xp.tril(K, k=-1))
+        try:
+            L = xp.linalg.cholesky(full)
+        except np.linalg.LinAlgError:
+            # array-api-strict computes with NumPy, which raises; elsewhere failure is a value.
+            L = xp.full_like(full, xp.nan)
+        pivots = xp.linalg.diagonal(L)
+        return L, xp.all(xp.isfinite(pivots) & (pivots > 0.0))
+
+    def solve_triangular(self, L: Array, B: Array, trans: bool = False) -> Array:
+        """Solve L Z = B, or Lᵀ Z = B with ``trans``; L (n, n) lower, B (n, r)."""
+        lower = self.xp.tril(L)
+        return self.xp.linalg.solve(self.xp.matrix_transpose(lower) if trans else lower, B)
+
+    def cho_solve(self, L: Array, B: Array) -> Array:
+        """Solve L Lᵀ Z = B; L (n, n) lower, B (n, r)."""
+        return self.solve_triangular(L, self.solve_triangular(L, B), trans=True)
+
+    def inverse_from_cholesky(self, L: Array) -> Array:
+        """(L Lᵀ)⁻¹ from the lower factor, which is consumed; only the lower triangle is promised."""
+        inverse = self.solve_triangular(L, self.eye(L.shape[0]))
+        return self.xp.matrix_transpose(inverse) @ inverse
+
+    def rank_update(self, C: Array, A: Array, alpha: float, beta: float) -> Array:
+        """β C + α A Aᵀ for a symmetric C (n, n) given by its lower triangle, which is consumed.
+
+        Only the lower triangle of the result is promised. A is (n, r); cost n² r.
+        """
+        return beta * C + (alpha * A) @ self.xp.matrix_transpose(A)
+
+    def complete(self, C: Array) -> Array:
+        """Fill the upper triangle from the lower; C (n, n) is consumed."""
+        xp = self.xp
+        return xp.tril(C) + xp.matrix_transpose(xp.tril(C, k=-1))
+
+    def diagonal(self, C: Array) -> Array:
+        """The diagonal of C, (n,)."""
+        return self.xp.linalg.diagonal(C)
+
+    def add_diagonal(self, C: Array, value: Array) -> Array:
+        """C + value I, or C + diag(value); C is consumed. ``value`` is 0-d or (n,)."""
+        return C + value * self.eye(C.shape[0])
+
+    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
+        """Squared Euclidean distances of rows, (n, m); exactly 0 on the diagonal where B is None.
+
+        By one matrix product, so A and B must be centred by the caller: the absolute error is of
+        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0).
+        """
+        xp = self.xp
+        other = A if B is None else B
+        a = xp.sum(A * A, axis=1)
+        b = a if B is None else xp.sum(B * B, axis=1)
+        r2 = a[:, None] + b[None, :] - 2.0 * (A @ xp.matrix_transpose(other))
+        r2 = xp.where(r2 > 0.0, r2, 0.0)
+        if B is None:
+            r2 = xp.where(xp.eye(A.shape[0], dtype=xp.bool, device=self.device), 0.0, r2)
+        return r2
+
+    # -- gather ----------------------------------------------------------------------------------
+
+    def rows(self, A: Array, index: Array) -> Array:
+        """Rows of A by a host list of integers, (len(index), ...)."""
+        where = self.xp.asarray(np.asarray(index, dtype=np.int64), device=self.device)
+        return self.xp.take(A, where, axis=0)
+
+    # -- custom kernels --------------------------------------------------------------------------
+
+    def fused(self, code: CudaPair | None, q: int) -> Fused | None:
+        """Compiled contractions of a kernel tree with CUDA code, or None where there are none."""
+        return None
+
+
+__all__ = ["Backend", "Tile"]

@@ -1,0 +1,118 @@
+"""Kernels that do not look at the inputs: a constant (bias) and white noise."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.backend.cuda.pairs import CudaPair
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback, flat_numbers
+from gplvm_xp.params import Block
+
+
+@dataclass(frozen=True)
+class _Static(Kernel):
+    """k = σ² M with a matrix M that depends on nothing but which points are the same."""
+
+    variance: float = 1.0
+    fixed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.blocks()
+
+    def blocks(self) -> tuple[Block, ...]:
+        name = type(self).__name__
+        if set(self.fixed) - {"variance"}:
+            raise ValueError(f"fixed names {sorted(self.fixed)}; {name} has ['variance']")
+        fixed = "variance" in self.fixed
+        return (Block(f"{name.lower()}.variance", self.variance, fixed=fixed),)
+
+    def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
+        return replace(self, variance=flat_numbers(theta)[0])
+
+    def check(self, q: int) -> None:
+        """Any number of dimensions will do."""
+
+    def scale_blocks(self, q: int) -> tuple[tuple[int, frozenset[int]], ...]:
+        return ()
+
+    def cuda(self, q: int) -> CudaPair | None:
+        return CudaPair(type(self).__name__, (), 1)
+
+    @abstractmethod
+    def _pattern(self, X: Array, Z: Array | None) -> Array:
+        """M, (n, m)."""
+
+    def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        return theta[0] * self._pattern(X, Z)
+
+    def _gram_pullback(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Pullback]:
+        xp = backend.of(X).xp
+        pattern = self._pattern(X, Z)
+
+        def pullback(G: Array) -> Gradients:
+            gtheta = xp.reshape(xp.sum(G * pattern), (1,))
+            return gtheta, xp.zeros_like(X), None if Z is None else xp.zeros_like(Z)
+
+        return theta[0] * pattern, pullback
+
+    def _gram_jvp(
+        self, theta: Array, X: Array, Z: Array | None, dtheta: Array, dX: Array, dZ: Array | None
+    ) -> Array:
+        return dtheta[0] * self._pattern(X, Z)
+
+    def _input_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        return backend.of(X).zeros((X.shape[0], (X if Z is None else Z).shape[0], X.shape[1]))
+
+    def _theta_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        return self._pattern(X, Z)[None, :, :]
+
+    def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
+        xp = backend.of(X).xp
+
+        def pullback(g: Array) -> tuple[Array, Array]:
+            return xp.reshape(xp.sum(g), (1,)), xp.zeros_like(X)
+
+        return theta[0] * xp.ones_like(X[:, 0]), pullback
+
+
+@dataclass(frozen=True)
+class Constant(_Static):
+    """k = σ² for every pair: a shared unknown offset of the outputs (the bias kernel).
+
+    Parameters
+    ----------
+    variance : float
+        σ², in squared units of Y.
+    fixed : tuple of str
+        ``("variance",)`` to leave it alone in fits.
+    """
+
+    def _pattern(self, X: Array, Z: Array | None) -> Array:
+        return backend.of(X).full((X.shape[0], (X if Z is None else Z).shape[0]), 1.0)
+
+
+@dataclass(frozen=True)
+class White(_Static):
+    """k(x_i, x_j) = σ² δ_ij among the same points; 0 between two different sets of points.
+
+    Parameters
+    ----------
+    variance : float
+        σ², in squared units of Y.
+    fixed : tuple of str
+        ``("variance",)`` to leave it alone in fits.
+    """
+
+    def _pattern(self, X: Array, Z: Array | None) -> Array:
+        b = backend.of(X)
+        return b.eye(X.shape[0]) if Z is None else b.zeros((X.shape[0], Z.shape[0]))
+
+
+__all__ = ["Constant", "White"]

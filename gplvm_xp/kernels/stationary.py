@@ -1,0 +1,325 @@
+"""Radial kernels k = σ² κ(u), u = Σ_a (x_a − z_a)²/ℓ_a²: a profile each, everything else once.
+
+Gradients (math.md 2.4, with W = G ∘ σ² κ′(u), κ′ the derivative in u, A = X/ℓ, B = Z/ℓ):
+
+* gA = 2 (A ∘ (W 1) − W B), gB = 2 (B ∘ (Wᵀ 1) − Wᵀ A), gX = gA/ℓ, gZ = gB/ℓ;
+* gℓ_a = −(Σ_i A_ia gA_ia + Σ_j B_ja gB_ja)/ℓ_a, because u depends on X and ℓ through A and B only;
+* gσ² = Σ G ∘ κ.
+
+κ′ is finite at u = 0 for every kernel here, so coincident points need no special case. Matérn-1/2
+has no such derivative and is not offered for latent inputs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array, Namespace
+from gplvm_xp.backend.cuda.pairs import CudaPair, radial_profile
+from gplvm_xp.kernels.base import (
+    DiagPullback,
+    Gradients,
+    Kernel,
+    Pullback,
+    check_dimensions,
+    flat_numbers,
+    per_dimension,
+)
+from gplvm_xp.params import Block
+
+
+@dataclass(frozen=True)
+class Radial(Kernel):
+    """A kernel of the scaled distance; subclasses give the profile.
+
+    Parameters
+    ----------
+    variance : float
+        σ², in squared units of Y.
+    lengthscale : float or sequence of q floats
+        ℓ, in units of X: one for all dimensions, or one per dimension (ARD).
+    fixed : tuple of str
+        Parameters that a fit leaves alone, for example ``("lengthscale",)``.
+    """
+
+    variance: float = 1.0
+    lengthscale: float | tuple[float, ...] = 1.0
+    fixed: tuple[str, ...] = ()
+
+    extras: ClassVar[tuple[str, ...]] = ()
+    snippet: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengthscale", per_dimension(self.lengthscale))
+        self.blocks()
+
+    # -- what a subclass gives -------------------------------------------------------------------
+
+    @abstractmethod
+    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+        """κ(u) for unit variance; ``u`` may be overwritten, ``e`` are the extra parameters (0-d)."""
+
+    @abstractmethod
+    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+        """κ(u) and κ′(u) = dκ/du; ``u`` may be overwritten."""
+
+    def extra_slopes(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
+        """∂κ/∂e for each extra parameter."""
+        return ()
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    def blocks(self) -> tuple[Block, ...]:
+        name = type(self).__name__.lower()
+        fields = ("variance", *self.extras, "lengthscale")
+        unknown = set(self.fixed) - set(fields)
+        if unknown:
+            raise ValueError(
+                f"fixed names {sorted(unknown)}; {type(self).__name__} has {list(fields)}"
+            )
+        return tuple(Block(f"{name}.{f}", getattr(self, f), fixed=f in self.fixed) for f in fields)
+
+    def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
+        values = flat_numbers(theta)
+        split = 1 + len(self.extras)
+        ell: float | tuple[float, ...] = values[split:]
+        if not isinstance(self.lengthscale, tuple):
+            ell = values[split]
+        extras = dict(zip(self.extras, values[1:split], strict=True))
+        return replace(self, variance=values[0], lengthscale=ell, **extras)
+
+    def check(self, q: int) -> None:
+        check_dimensions(type(self).__name__, "lengthscale", self.lengthscale, q)
+
+    def scale_blocks(self, q: int) -> tuple[tuple[int, frozenset[int]], ...]:
+        return ((1 + len(self.extras), frozenset(range(q))),)
+
+    def cuda(self, q: int) -> CudaPair | None:
+        if not self.snippet:
+            return None
+        scales = len(self.lengthscale) if isinstance(self.lengthscale, tuple) else 1
+        name, extras = type(self).__name__.lower(), len(self.extras)
+        profile = radial_profile(name, self.snippet, extras)
+        return CudaPair(f"Radial<profile_{name}, {scales}>", (profile,), 1 + extras + scales)
+
+    def _split(self, theta: Array) -> tuple[Array, tuple[Array, ...], Array]:
+        extras = tuple(theta[1 + i] for i in range(len(self.extras)))
+        return theta[0], extras, theta[1 + len(self.extras) :]
+
+    def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        b = backend.of(X)
+        variance, e, ell = self._split(theta)
+        A, B = scaled(X, Z, ell)
+        K = self.profile(b.xp, b.squared_distances(A, B), e)
+        K *= variance
+        return K
+
+    def _gram_pullback(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Pullback]:
+        b = backend.of(X)
+        xp = b.xp
+        variance, e, ell = self._split(theta)
+        A, B = scaled(X, Z, ell)
+        u = b.squared_distances(A, B)
+        slopes = self.extra_slopes(xp, u, e)
+        K, dk = self.profile_slope(xp, u, e)
+        K *= variance
+
+        def pullback(G: Array) -> Gradients:
+            gA, gB = pull_distances(G * dk, A, B)
+            gA, gB = variance * gA, None if gB is None else variance * gB
+            per_scale = -xp.sum(A * gA, axis=0)
+            if gB is not None and B is not None:
+                per_scale = per_scale - xp.sum(B * gB, axis=0)
+            if ell.shape[0] == 1:
+                per_scale = xp.sum(per_scale, keepdims=True)
+            gextra = [xp.reshape(variance * xp.sum(G * s), (1,)) for s in slopes]
+            gvariance = xp.reshape(xp.sum(G * K) / variance, (1,))
+            gtheta = xp.concat([gvariance, *gextra, per_scale / ell])
+            return gtheta, gA / ell, None if gB is None else gB / ell
+
+        return K, pullback
+
+    def _gram_jvp(
+        self, theta: Array, X: Array, Z: Array | None, dtheta: Array, dX: Array, dZ: Array | None
+    ) -> Array:
+        b = backend.of(X)
+        xp = b.xp
+        variance, e, ell = self._split(theta)
+        dvariance, de, dell = self._split(dtheta)
+        A, B = scaled(X, Z, ell)
+        dA = dX / ell - A * (dell / ell)
+        dB = None if B is None or dZ is None else dZ / ell - B * (dell / ell)
+        u = b.squared_distances(A, B)
+        du = distances_jvp(A, B, dA, dB)
+        slopes = self.extra_slopes(xp, u, e)
+        k, dk = self.profile_slope(xp, u, e)
+        dK = dvariance * k + variance * (dk * du)
+        for slope, d in zip(slopes, de, strict=True):
+            dK = dK + variance * d * slope
+        return dK
+
+    def _input_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        b = backend.of(X)
+        variance, e, ell = self._split(theta)
+        A, B = scaled(X, Z, ell)
+        _, dk = self.profile_slope(b.xp, b.squared_distances(A, B), e)
+        difference = A[:, None, :] - (A if B is None else B)[None, :, :]
+        return (2.0 * variance * dk)[:, :, None] * difference / ell
+
+    def _theta_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
+        b = backend.of(X)
+        xp = b.xp
+        variance, e, ell = self._split(theta)
+        A, B = scaled(X, Z, ell)
+        u = b.squared_distances(A, B)
+        slopes = self.extra_slopes(xp, u, e)
+        k, dk = self.profile_slope(xp, u, e)
+        parts = [k, *(variance * s for s in slopes)]
+        difference = A[:, None, :] - (A if B is None else B)[None, :, :]
+        du = -2.0 * difference * difference / ell
+        if ell.shape[0] == 1:
+            du = xp.sum(du, axis=2, keepdims=True)
+        parts += [variance * dk * du[:, :, a] for a in range(ell.shape[0])]
+        return xp.stack(parts)
+
+    def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
+        xp = backend.of(X).xp
+
+        def pullback(g: Array) -> tuple[Array, Array]:
+            gtheta = xp.concat([xp.reshape(xp.sum(g), (1,)), xp.zeros_like(theta[1:])])
+            return gtheta, xp.zeros_like(X)
+
+        return theta[0] * xp.ones_like(X[:, 0]), pullback
+
+
+def scaled(X: Array, Z: Array | None, ell: Array) -> tuple[Array, Array | None]:
+    """X/ℓ and Z/ℓ about the mean of X: distances by a product of large inputs would cancel."""
+    xp = backend.of(X).xp
+    centre = xp.mean(X, axis=0, keepdims=True)
+    return (X - centre) / ell, None if Z is None else (Z - centre) / ell
+
+
+def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | None]:
+    """Gradients in A and B of Σ_ij W_ij |a_i − b_j|² (both occurrences of A where B is None)."""
+    xp = backend.of(A).xp
+    other = A if B is None else B
+    ones = xp.ones_like(other[:, :1])
+    # The column of ones makes the row sums part of the product: one pass over W instead of two.
+    right = W @ xp.concat([other, ones], axis=1)
+    gA = 2.0 * (A * right[:, -1:] - right[:, :-1])
+    ones = ones if B is None else xp.ones_like(A[:, :1])
+    left = xp.matrix_transpose(W) @ xp.concat([A, ones], axis=1)
+    gB = 2.0 * (other * left[:, -1:] - left[:, :-1])
+    return (gA + gB, None) if B is None else (gA, gB)
+
+
+def distances_jvp(A: Array, B: Array | None, dA: Array, dB: Array | None) -> Array:
+    """d|a_i − b_j|² along (dA, dB), (n, m)."""
+    xp = backend.of(A).xp
+    other, dother = (A, dA) if B is None or dB is None else (B, dB)
+    rows = xp.sum(A * dA, axis=1)
+    columns = xp.sum(other * dother, axis=1)
+    cross = A @ xp.matrix_transpose(dother) + dA @ xp.matrix_transpose(other)
+    return 2.0 * (rows[:, None] + columns[None, :] - cross)
+
+
+@dataclass(frozen=True)
+class RBF(Radial):
+    """Squared exponential, κ = e^{−u/2}; infinitely smooth.
+
+    See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.9.
+    """
+
+    snippet = "k = exp(T(-0.5) * u); dk = T(-0.5) * k;"
+
+    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+        u *= -0.5
+        return xp.exp(u)
+
+    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+        k = self.profile(xp, u, e)
+        return k, -0.5 * k
+
+
+@dataclass(frozen=True)
+class Matern32(Radial):
+    """Matérn-3/2, κ = (1 + r) e^{−r}, r = √(3u); once differentiable draws.
+
+    See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.17.
+    """
+
+    snippet = "const T r = sqrt(T(3) * u), w = exp(-r); k = (T(1) + r) * w; dk = T(-1.5) * w;"
+
+    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+        r = xp.sqrt(3.0 * u)
+        return (1.0 + r) * xp.exp(-r)
+
+    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+        r = xp.sqrt(3.0 * u)
+        w = xp.exp(-r)
+        return (1.0 + r) * w, -1.5 * w
+
+
+@dataclass(frozen=True)
+class Matern52(Radial):
+    """Matérn-5/2, κ = (1 + r + r²/3) e^{−r}, r = √(5u); twice differentiable draws.
+
+    See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.17.
+    """
+
+    snippet = (
+        "const T r = sqrt(T(5) * u), w = exp(-r); "
+        "k = (T(1) + r + r * r / T(3)) * w; dk = T(-5) / T(6) * (T(1) + r) * w;"
+    )
+
+    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+        r = xp.sqrt(5.0 * u)
+        return (1.0 + r + r * r / 3.0) * xp.exp(-r)
+
+    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+        r = xp.sqrt(5.0 * u)
+        w = xp.exp(-r)
+        return (1.0 + r + r * r / 3.0) * w, (-5.0 / 6.0) * (1.0 + r) * w
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(Radial):
+    """κ = (1 + u/2α)^{−α}: a scale mixture of RBF kernels; α → ∞ is the RBF.
+
+    See :class:`Radial` for the other parameters. Source: Rasmussen & Williams (2006), eq. 4.19.
+
+    Parameters
+    ----------
+    alpha : float
+        Shape α > 0; small values mix many lengthscales.
+    """
+
+    alpha: float = 1.0
+
+    extras = ("alpha",)
+    snippet = (
+        "const T a = e[0], s = T(1) + u / (T(2) * a); k = exp(-a * log(s)); "
+        "dk = T(-0.5) * k / s; de[0] = k * ((s - T(1)) / s - log(s));"
+    )
+
+    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+        return xp.exp(-e[0] * xp.log1p(u / (2.0 * e[0])))
+
+    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+        s = u / (2.0 * e[0])
+        k = xp.exp(-e[0] * xp.log1p(s))
+        return k, -0.5 * k / (1.0 + s)
+
+    def extra_slopes(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
+        s = u / (2.0 * e[0])
+        log = xp.log1p(s)
+        return (xp.exp(-e[0] * log) * (s / (1.0 + s) - log),)
+
+
+__all__ = ["RBF", "Matern32", "Matern52", "Radial", "RationalQuadratic"]

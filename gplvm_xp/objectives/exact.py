@@ -1,0 +1,251 @@
+"""The exact log-likelihood of a GPLVM and its gradient, in one n × n buffer.
+
+With K = k(X, X) + (σ² + jitter) I and Y (n, D) centred (Lawrence 2005; math.md 2.1–2.5):
+
+* 𝓛 = −½ nD ln 2π − D Σ_i ln L_ii − ½ ⟨Y, α⟩, K = L Lᵀ, α = K⁻¹ Y;
+* G = ∂𝓛/∂K = ½ (α αᵀ − D K⁻¹);
+* ∂𝓛/∂X and ∂𝓛/∂θ contract G with the kernel's derivatives, ∂𝓛/∂σ² = tr G.
+
+K is built into the buffer by blocks, factorised in place, inverted in place, turned into G in
+place, and contracted by blocks that recompute k. Cost n³ + O(n² (q + D)); memory 8 n² bytes in
+float64 and O(n) rows of blocks. Missing entries: outputs with the same set of observed rows share
+a factorisation, one group after the other in the same buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.params import Block, Layout
+from gplvm_xp.priors import Prior
+
+
+@dataclass(frozen=True)
+class Group:
+    """Outputs that are observed on the same rows.
+
+    Attributes
+    ----------
+    columns : ndarray (c,)
+        Host indices of the outputs.
+    rows : ndarray (r,) or None
+        Host indices of the observed rows; None is all of them.
+    Y : array (r, min(c, r))
+        The outputs, or a smaller matrix with the same Y Yᵀ (:func:`reduced`).
+    outputs : int
+        c, which the formulas need whatever Y was reduced to.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray | None
+    Y: Array
+    outputs: int
+
+
+def reduced(b: Backend, Y: np.ndarray) -> Array:
+    """Y itself, or for c > r outputs the r × r factor R of Yᵀ = Q Rᵀ: the same Y Yᵀ.
+
+    𝓛 sees Y through Y Yᵀ only (math.md 2.1), so this is done once, on the host.
+    """
+    if Y.shape[1] <= Y.shape[0]:
+        return b.asarray(Y)
+    return b.asarray(np.ascontiguousarray(np.linalg.qr(Y.T, mode="r").T))
+
+
+def groups_of(b: Backend, Y: np.ndarray) -> tuple[Group, ...]:
+    """Split a centred host table (n, D) with NaN for missing into groups of equal pattern.
+
+    The number of factorisations an evaluation is the number of different patterns among the
+    *columns*: 1 for complete data, up to D for entries that are missing at random.
+    """
+    seen = ~np.isnan(Y)
+    if seen.all():
+        columns = np.arange(Y.shape[1])
+        return (Group(columns, None, reduced(b, Y), Y.shape[1]),)
+    patterns, which = np.unique(seen, axis=1, return_inverse=True)
+    which = np.ravel(which)
+    groups = []
+    for k in range(patterns.shape[1]):
+        columns, rows = np.flatnonzero(which == k), np.flatnonzero(patterns[:, k])
+        if rows.size == 0:
+            continue
+        part = Y[np.ix_(rows, columns)]
+        complete = rows.size == Y.shape[0]
+        groups.append(Group(columns, None if complete else rows, reduced(b, part), columns.size))
+    return tuple(groups)
+
+
+@dataclass(frozen=True)
+class ExactObjective:
+    """Negative log posterior (nats) of latents, kernel parameters and noise.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Structure and starting values.
+    groups : tuple of Group
+        The data, see :func:`groups_of`.
+    latents : ndarray (n, q)
+        Starting latents, on the host.
+    noise : float
+        Starting noise variance σ², squared units of Y.
+    latent_prior : Prior or None
+        Prior of every latent coordinate.
+    priors : mapping of str to Prior
+        Priors of parameters by block name (``"rbf.variance"``, ``"noise"``), in natural space.
+    held : frozenset of str
+        Names of blocks that stay at their starting values.
+    jitter : float
+        Added to the diagonal; part of the model, in the value and in every derivative.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        If the buffer does not fit, before it is allocated.
+    ValueError
+        If a prior or a held name is not the name of a parameter.
+    """
+
+    kernel: Kernel
+    groups: tuple[Group, ...]
+    latents: np.ndarray
+    noise: float
+    latent_prior: Prior | None = None
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    jitter: float = 0.0
+    layout: Layout = field(init=False)
+    buffer: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        q = self.latents.shape[1]
+        self.kernel.check(q)
+        blocks = (*self.kernel.blocks(), Block("noise", self.noise))
+        names = [block.name for block in blocks]
+        for label, given in (("priors", self.priors), ("held", self.held)):
+            unknown = sorted(set(given) - {*names, "X"})
+            if unknown:
+                raise ValueError(f"{label} names {unknown}; the parameters are {names}")
+        blocks = (*blocks, Block("X", self.latents, "identity"))
+        free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
+        object.__setattr__(self, "layout", Layout(free))
+        b = self.backend
+        rows = max(group.Y.shape[0] for group in self.groups)
+        b.require_memory(
+            b.itemsize * rows * rows,
+            f"the exact likelihood of {rows} rows",
+            "use fewer rows, dtype='float32' (half of it), or a machine with more memory",
+        )
+        object.__setattr__(self, "buffer", b.empty((rows * rows,)))
+
+    @property
+    def backend(self) -> Backend:
+        """Where the data is."""
+        return backend.of(self.groups[0].Y)
+
+    def start(self) -> Array:
+        """The starting point: the flat unconstrained vector, on the device."""
+        return self.backend.asarray(self.layout.start())
+
+    def values(self, x: Array) -> tuple[Array, Array, Array]:
+        """theta (p,), noise (0-d) and X (n, q) at a point, blocks that are held included."""
+        return self._named(self.layout.unpack(x)[0])
+
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]:
+        """The objective and its gradient in the flat vector; nothing waits for the device.
+
+        Parameters
+        ----------
+        x : array (size,)
+            Unconstrained values, see :meth:`start`.
+
+        Returns
+        -------
+        f : 0-d array
+            Negative log posterior in nats; +inf where K is not positive definite.
+        g : array (size,)
+            Its gradient, arbitrary where f is +inf.
+        """
+        b = self.backend
+        xp = b.xp
+        natural, to_gradient = self.layout.unpack(x)
+        theta, noise, X = self._named(natural)
+        total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), 0.0 * X
+        ok = xp.asarray(True, device=b.device)
+        for group in self.groups:
+            rows = X if group.rows is None else b.rows(X, group.rows)
+            value, fine, gt, gn, gr = self._group(group, theta, noise, rows)
+            total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
+            gX = gX + (gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0]))
+        gradients = {"noise": gnoise, "X": gX, **self._kernel_gradients(gtheta)}
+        for name, prior in self._priors():
+            if name in natural:
+                density, slope = prior.log_density(natural[name])
+                total, gradients[name] = total + density, gradients[name] + slope
+        f = xp.where(
+            ok & xp.isfinite(total), -total, xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
+        )
+        return f, -to_gradient(gradients)
+
+    def _group(
+        self, group: Group, theta: Array, noise: Array, X: Array
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        b = self.backend
+        xp = b.xp
+        n, D, Y = X.shape[0], group.outputs, group.Y
+        K = self.kernel.fill_lower(theta, X, xp.reshape(self.buffer[: n * n], (n, n)))
+        L, ok = b.cholesky(b.add_diagonal(K, noise + self.jitter))
+        alpha = b.cho_solve(L, Y)
+        value = -D * xp.sum(xp.log(b.diagonal(L))) - 0.5 * xp.sum(Y * alpha)
+        value = value - 0.5 * n * D * math.log(2.0 * math.pi)
+        inverse = b.inverse_from_cholesky(L)
+        gnoise = 0.5 * (xp.sum(alpha * alpha) - D * xp.sum(b.diagonal(inverse)))
+        G = b.rank_update(inverse, alpha, 0.5, -0.5 * D)
+        return value, ok, *self._pulled(theta, X, G, gnoise)
+
+    def _pulled(
+        self, theta: Array, X: Array, G: Array, gnoise: Array
+    ) -> tuple[Array, Array, Array]:
+        gtheta, gX = self.kernel.symmetric_pullback(theta, X, G)
+        return gtheta, gnoise, gX
+
+    def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+        b = self.backend
+        parts = [
+            b.xp.reshape(natural[block.name], (block.size,))
+            if block.name in natural
+            else b.asarray(block.value.ravel())
+            for block in self.kernel.blocks()
+        ]
+        noise = natural["noise"] if "noise" in natural else b.scalar(self.noise)
+        X = natural["X"] if "X" in natural else b.asarray(self.latents)
+        return b.xp.concat(parts), noise, X
+
+    def _kernel_gradients(self, gtheta: Array) -> dict[str, Array]:
+        where = Layout(self.kernel.blocks()).slices()
+        return {
+            block.name: self.backend.xp.reshape(gtheta[where[block.name]], block.value.shape)
+            for block in self.kernel.blocks()
+        }
+
+    def _priors(self) -> list[tuple[str, Prior]]:
+        latent = [] if self.latent_prior is None else [("X", self.latent_prior)]
+        return [*self.priors.items(), *latent]
+
+
+def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
+    """Rows of ``part`` put back at ``rows`` of n, zeros elsewhere: a gather, so it never adds twice."""
+    where = np.full(n, rows.size)
+    where[rows] = np.arange(rows.size)
+    return b.rows(b.xp.concat([part, b.zeros((1, part.shape[1]))]), where)
+
+
+__all__ = ["ExactObjective", "Group", "groups_of", "reduced"]

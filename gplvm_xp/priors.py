@@ -1,0 +1,86 @@
+"""Prior densities of parameters, with their gradients; all constants are kept.
+
+A prior on a positive parameter is a density of the parameter itself, not of its logarithm: a fit
+finds the mode in natural space.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+
+
+class Prior(ABC):
+    """Independent prior of every entry of an array."""
+
+    @abstractmethod
+    def log_density(self, value: Array) -> tuple[Array, Array]:
+        """Sum of the log densities (0-d, nats) and its gradient (the shape of ``value``)."""
+
+
+def _require_positive(prior: Prior, **values: float) -> None:
+    bad = {k: v for k, v in values.items() if not (math.isfinite(v) and v > 0)}
+    if bad:
+        raise ValueError(f"{type(prior).__name__} got {bad}; expected positive finite numbers")
+
+
+@dataclass(frozen=True)
+class Gaussian(Prior):
+    """N(mean, sd²). The default prior of the latents is ``Gaussian()``, N(0, 1)."""
+
+    mean: float = 0.0
+    sd: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, sd=self.sd)
+
+    def log_density(self, value: Array) -> tuple[Array, Array]:
+        xp = backend.of(value).xp
+        z = (value - self.mean) / self.sd
+        count = math.prod(value.shape)
+        constant = count * (0.5 * math.log(2.0 * math.pi) + math.log(self.sd))
+        return -0.5 * xp.sum(z * z) - constant, -z / self.sd
+
+
+@dataclass(frozen=True)
+class LogNormal(Prior):
+    """ln θ ~ N(mu, sigma²): ln p = −ln θ − ln σ − ½ ln 2π − (ln θ − μ)²/2σ²."""
+
+    mu: float = 0.0
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, sigma=self.sigma)
+
+    def log_density(self, value: Array) -> tuple[Array, Array]:
+        xp = backend.of(value).xp
+        log = xp.log(value)
+        z = (log - self.mu) / self.sigma
+        count = math.prod(value.shape)
+        constant = count * (0.5 * math.log(2.0 * math.pi) + math.log(self.sigma))
+        return -xp.sum(log + 0.5 * z * z) - constant, -(1.0 + z / self.sigma) / value
+
+
+@dataclass(frozen=True)
+class Gamma(Prior):
+    """Gamma(shape a, rate b), mean a/b: ln p = a ln b − ln Γ(a) + (a − 1) ln θ − b θ."""
+
+    shape: float = 2.0
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, shape=self.shape, rate=self.rate)
+
+    def log_density(self, value: Array) -> tuple[Array, Array]:
+        xp = backend.of(value).xp
+        count = math.prod(value.shape)
+        constant = count * (self.shape * math.log(self.rate) - math.lgamma(self.shape))
+        value_part = xp.sum((self.shape - 1.0) * xp.log(value) - self.rate * value)
+        return value_part + constant, (self.shape - 1.0) / value - self.rate
+
+
+__all__ = ["Gamma", "Gaussian", "LogNormal", "Prior"]

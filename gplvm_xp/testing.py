@@ -1,0 +1,326 @@
+"""Conformance suites: what a kernel, or any value with a gradient, is held to.
+
+They are public so that a kernel of your own can be checked the way the built-in ones are. Each
+raises ``AssertionError`` with what was compared, or returns None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array, Device, Namespace
+from gplvm_xp.backend import Backend
+from gplvm_xp.kernels import Kernel
+
+
+def check_gradient(
+    fun: Callable[[Array], tuple[Array, Array]],
+    x: Array,
+    *,
+    rtol: float = 1e-7,
+    step: float = 1e-3,
+    directions: int = 3,
+    seed: int = 0,
+) -> None:
+    """Hold a value-and-gradient function to central differences along random directions.
+
+    One inner product tests the whole gradient vector, and two Richardson steps leave an O(h⁶)
+    error for a wrong factor to hide behind. Differences pass on a wrong objective: use an
+    independent oracle as well.
+
+    Parameters
+    ----------
+    fun : callable
+        x (d,) → (f, g): 0-d and (d,) arrays of x's library.
+    x : array (d,)
+    rtol : float
+        Largest allowed |difference − ⟨g, u⟩| relative to |⟨g, u⟩| + |g|₂ |u|₂ / √d.
+    step : float
+        Largest step along the unit direction; h, h/2 and h/4 are used.
+
+    Raises
+    ------
+    AssertionError
+    """
+    b = backend.of(x)
+    rng = np.random.default_rng(seed)
+    _, gradient = fun(x)
+    g = b.to_host(gradient).astype(np.float64)
+    for k in range(directions):
+        u = rng.standard_normal(g.shape)
+        u /= np.linalg.norm(u)
+        move = b.asarray(u)
+
+        def slope(h: float, move: Array = move) -> float:
+            up, down = b.to_host(fun(x + h * move)[0]), b.to_host(fun(x - h * move)[0])
+            return float(up - down) / (2.0 * h)
+
+        got, want = float(g @ u), _richardson(slope, step)
+        scale = abs(want) + float(np.linalg.norm(g)) / np.sqrt(max(g.size, 1))
+        assert abs(got - want) <= rtol * scale, (
+            f"direction {k}: the gradient gives {got:.15g}, differences give {want:.15g} "
+            f"(relative error {abs(got - want) / scale:.2e}, allowed {rtol:.0e})"
+        )
+
+
+def _richardson(slope: Callable[[float], Any], h: float) -> Any:
+    first = [slope(h), slope(h / 2), slope(h / 4)]
+    second = [(4 * first[1] - first[0]) / 3, (4 * first[2] - first[1]) / 3]
+    return (16 * second[1] - second[0]) / 15
+
+
+def check_kernel(
+    kernel: Kernel,
+    q: int,
+    *,
+    xp: Namespace = np,
+    device: Device = None,
+    dtype: str = "float64",
+    n: int = 7,
+    m: int = 5,
+    seed: int = 0,
+    make: Callable[[np.ndarray], Array] | None = None,
+) -> None:
+    """Hold a kernel to the contract of :class:`gplvm_xp.kernels.Kernel`.
+
+    Checked: symmetry, positive semi-definiteness, the diagonal; both Jacobian tensors against
+    Richardson differences of the Gram matrix; the pullback for symmetric and unsymmetric
+    cotangents, Z given or not, against the Jacobian tensors; the directional derivative against
+    the pullback (adjointness); blocks against the whole; coincident points; the library, device
+    and dtype of every result; that inputs are left alone; round trip of the parameters.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    q : int
+        Number of input dimensions to try.
+    xp, device, dtype
+        Where to try it: any array-API library.
+    n, m : int
+        Numbers of points.
+    make : callable, optional
+        Makes a device array from a float64 host array; overrides ``xp`` and ``device``.
+
+    Raises
+    ------
+    AssertionError
+    """
+    rng = np.random.default_rng(seed)
+    if make is None:
+        kind = getattr(xp, dtype)
+
+        def make(a: np.ndarray) -> Array:
+            return xp.asarray(a, dtype=kind, device=device)
+
+    run = _KernelRun(kernel, make, dtype, rng)
+    X = rng.standard_normal((n, q))
+    X[-1] = X[0]
+    Z = rng.standard_normal((m, q))
+    Z[0] = X[1]
+    theta = kernel.theta() * np.exp(0.1 * rng.standard_normal(kernel.size))
+    run.structure(theta, q)
+    run.values(theta, X, Z)
+    for other in (None, Z):
+        run.jacobians(theta, X, other)
+        run.pullback(theta, X, other)
+        run.jvp(theta, X, other)
+    run.diagonal(theta, X)
+    run.symmetric(theta, X)
+
+
+class _KernelRun:
+    """One kernel on one library; host arrays in, comparisons on the host."""
+
+    def __init__(
+        self, kernel: Kernel, make: Callable[[np.ndarray], Array], dtype: str, rng: Any
+    ) -> None:
+        self.kernel, self.make, self.rng = kernel, make, rng
+        single = dtype == "float32"
+        self.tight, self.loose = (2e-5, 2e-2) if single else (1e-11, 1e-7)
+        self.step = 3e-2 if single else 2e-3
+
+    def put(self, a: np.ndarray | None) -> Array:
+        return None if a is None else self.make(np.asarray(a, dtype=np.float64))
+
+    def get(self, a: Array, like: Array, shape: tuple[int, ...], what: str) -> np.ndarray:
+        b = backend.of(like)
+        assert type(a) is type(like), f"{what} is a {type(a)}, the inputs are {type(like)}"
+        assert tuple(a.shape) == shape, f"{what} has shape {a.shape}, expected {shape}"
+        assert a.dtype == like.dtype, f"{what} has dtype {a.dtype}, the inputs have {like.dtype}"
+        assert backend.of(a).device == b.device, f"{what} has left the inputs' device"
+        return b.to_host(a).astype(np.float64)
+
+    def close(self, got: np.ndarray, want: np.ndarray, tolerance: float, what: str) -> None:
+        scale = max(float(np.max(np.abs(want), initial=0.0)), 1e-3)
+        error = float(np.max(np.abs(got - want), initial=0.0)) / scale
+        assert error <= tolerance, (
+            f"{type(self.kernel).__name__}: {what} is off by {error:.2e} (allowed {tolerance:.0e})"
+        )
+
+    def gram64(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
+        t = self.put(theta)
+        return backend.of(t).to_host(self.kernel.gram(t, self.put(X), self.put(Z))).astype(float)
+
+    def structure(self, theta: np.ndarray, q: int) -> None:
+        kernel = self.kernel
+        kernel.check(q)
+        names = [block.name for block in kernel.blocks()]
+        assert len(set(names)) == len(names), f"block names repeat: {names}"
+        assert kernel.theta().shape == (kernel.size,)
+        moved = kernel.with_theta(theta)
+        assert type(moved) is type(kernel)
+        self.close(moved.theta(), theta, 1e-15, "with_theta followed by theta")
+        for place, dims in kernel.scale_blocks(q):
+            assert 0 <= place < len(names)
+            assert dims <= set(range(q))
+
+    def values(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray) -> None:
+        t, x, z = self.put(theta), self.put(X), self.put(Z)
+        n, m = X.shape[0], Z.shape[0]
+        K = self.get(self.kernel.gram(t, x), x, (n, n), "gram(X)")
+        self.close(K, K.T, self.tight, "gram(X) against its transpose")
+        least = float(np.linalg.eigvalsh(0.5 * (K + K.T))[0])
+        assert least >= -100 * self.tight * max(float(np.trace(K)), 1.0), (
+            f"gram(X) has the eigenvalue {least:.3g}; a kernel is positive semi-definite"
+        )
+        d = self.get(self.kernel.diag(t, x), x, (n,), "diag")
+        self.close(d, np.diag(K), self.tight, "diag against the diagonal of gram")
+        cross = self.get(self.kernel.gram(t, x, z), x, (n, m), "gram(X, Z)")
+        back = self.get(self.kernel.gram(t, z, x), x, (m, n), "gram(Z, X)")
+        self.close(cross, back.T, self.tight, "gram(X, Z) against gram(Z, X) transposed")
+        for name, used, given in (("theta", t, theta), ("X", x, X), ("Z", z, Z)):
+            left = backend.of(used).to_host(used).astype(float)
+            self.close(left, given, 1e-6, f"{name} after the calls (inputs must be left alone)")
+
+    def jacobians(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray | None) -> None:
+        """Tensors against differences: the second argument is kept still by passing it as Z."""
+        t, x, z = self.put(theta), self.put(X), self.put(Z)
+        n, m, q = X.shape[0], (X if Z is None else Z).shape[0], X.shape[1]
+        T = self.get(self.kernel.input_jacobian(t, x, z), x, (n, m, q), "input_jacobian")
+        P = self.get(self.kernel.theta_jacobian(t, x, z), x, (theta.size, n, m), "theta_jacobian")
+        still = X if Z is None else Z
+        for a in range(q):
+            e = np.zeros(q)
+            e[a] = 1.0
+            want = _richardson(
+                lambda h, e=e: (
+                    (self.gram64(theta, X + h * e, still) - self.gram64(theta, X - h * e, still))
+                    / (2 * h)
+                ),
+                self.step,
+            )
+            self.close(T[:, :, a], want, self.loose, f"input_jacobian[..., {a}] and differences")
+        for p in range(theta.size):
+            e = np.zeros(theta.size)
+            e[p] = theta[p]
+            want = _richardson(
+                lambda h, e=e: (
+                    (self.gram64(theta + h * e, X, Z) - self.gram64(theta - h * e, X, Z)) / (2 * h)
+                ),
+                self.step,
+            )
+            got = theta[p] * P[p]
+            self.close(got, want, self.loose, f"theta_jacobian[{p}] and differences")
+
+    def pullback(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray | None) -> None:
+        t, x, z = self.put(theta), self.put(X), self.put(Z)
+        n, m, q = X.shape[0], (X if Z is None else Z).shape[0], X.shape[1]
+        b = backend.of(x)
+        T = b.to_host(self.kernel.input_jacobian(t, x, z)).astype(float)
+        P = b.to_host(self.kernel.theta_jacobian(t, x, z)).astype(float)
+        other = x if z is None else z
+        back = b.to_host(self.kernel.input_jacobian(t, other, x)).astype(float)
+        G = self.rng.standard_normal((n, m))
+        G = b.to_host(self.put(G)).astype(float)
+        K, pull = self.kernel.gram_pullback(t, x, z)
+        K = self.get(K, x, (n, m), "K of gram_pullback")
+        self.close(K, self.gram64(theta, X, Z), self.tight, "K of gram_pullback against gram")
+        gtheta, gX, gZ = pull(self.put(G))
+        label = "Z = None" if Z is None else "Z given"
+        tensor_tolerance = 100 * self.tight
+        self.close(
+            self.get(gtheta, x, theta.shape, "gtheta"),
+            np.einsum("nm,pnm->p", G, P),
+            tensor_tolerance,
+            f"gtheta against the tensor ({label})",
+        )
+        want_x = np.einsum("nm,nmq->nq", G, T)
+        want_z = np.einsum("nm,mnq->mq", G, back)
+        if Z is None:
+            assert gZ is None, "gZ must be None where Z is None"
+            want_x = want_x + want_z
+        else:
+            self.close(
+                self.get(gZ, x, (m, q), "gZ"), want_z, tensor_tolerance, "gZ against the tensor"
+            )
+        self.close(
+            self.get(gX, x, (n, q), "gX"), want_x, tensor_tolerance, f"gX and tensor ({label})"
+        )
+
+    def jvp(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray | None) -> None:
+        rng = self.rng
+        t, x, z = self.put(theta), self.put(X), self.put(Z)
+        n, m = X.shape[0], (X if Z is None else Z).shape[0]
+        dtheta, dX = rng.standard_normal(theta.shape), rng.standard_normal(X.shape)
+        dZ = None if Z is None else rng.standard_normal(Z.shape)
+        G = rng.standard_normal((n, m))
+        dK = self.kernel.gram_jvp(
+            t, x, z, dtheta=self.put(dtheta), dX=self.put(dX), dZ=self.put(dZ)
+        )
+        got = float(np.sum(G * self.get(dK, x, (n, m), "gram_jvp")))
+        b = backend.of(x)
+        gtheta, gX, gZ = self.kernel.gram_pullback(t, x, z)[1](self.put(G))
+        want = float(b.to_host(gtheta) @ dtheta + np.sum(b.to_host(gX) * dX))
+        if dZ is not None:
+            want += float(np.sum(b.to_host(gZ) * dZ))
+        scale = np.linalg.norm(G) * np.linalg.norm(b.to_host(dK)) + abs(want)
+        assert abs(got - want) <= 100 * self.tight * scale, (
+            f"⟨G, gram_jvp⟩ = {got:.15g} but ⟨pullback(G), direction⟩ = {want:.15g}"
+        )
+
+    def diagonal(self, theta: np.ndarray, X: np.ndarray) -> None:
+        t, x = self.put(theta), self.put(X)
+        b = backend.of(x)
+        g = self.rng.standard_normal(X.shape[0])
+        _, pull = self.kernel.diag_pullback(t, x)
+        gtheta, gX = pull(self.put(g))
+        P = b.to_host(self.kernel.theta_jacobian(t, x)).astype(float)
+        T = b.to_host(self.kernel.input_jacobian(t, x)).astype(float)
+        pick = np.arange(X.shape[0])
+        self.close(
+            self.get(gtheta, x, theta.shape, "gtheta of diag"),
+            P[:, pick, pick] @ g,
+            100 * self.tight,
+            "gtheta of diag_pullback against the tensor",
+        )
+        self.close(
+            self.get(gX, x, X.shape, "gX of diag"),
+            2.0 * g[:, None] * T[pick, pick],
+            100 * self.tight,
+            "gX of diag_pullback against the tensor",
+        )
+
+    def symmetric(self, theta: np.ndarray, X: np.ndarray) -> None:
+        t, x = self.put(theta), self.put(X)
+        b: Backend = backend.of(x)
+        n = X.shape[0]
+        S = self.rng.standard_normal((n, n))
+        S = S + S.T
+        filled = self.kernel.fill_lower(t, x, b.zeros((n, n)))
+        self.close(
+            np.tril(b.to_host(filled).astype(float)),
+            np.tril(self.gram64(theta, X, None)),
+            self.tight,
+            "fill_lower against gram",
+        )
+        want_t, want_x, _ = self.kernel.gram_pullback(t, x)[1](self.put(S))
+        gtheta, gX = self.kernel.symmetric_pullback(t, x, self.put(np.tril(S)))
+        self.close(b.to_host(gtheta), b.to_host(want_t), 100 * self.tight, "symmetric gtheta")
+        self.close(b.to_host(gX), b.to_host(want_x), 100 * self.tight, "symmetric gX")
+
+
+__all__ = ["check_gradient", "check_kernel"]

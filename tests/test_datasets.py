@@ -1,0 +1,688 @@
+"""Loaders: the numbers that identify each table, every place they look in, every way to fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import hashlib
+import http.server
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gplvm_xp import datasets
+from gplvm_xp.datasets import _fetch, _parse, _sources
+from gplvm_xp.metrics import nearest_neighbour_errors
+
+FETCHERS: dict[str, tuple[str, Callable[..., datasets.Dataset]]] = {
+    "OIL_FLOW": ("oil_flow", datasets.fetch_oil_flow),
+    "PBMC": ("single_cell", datasets.fetch_pbmc),
+    "FREY_FACES": ("frey_faces", datasets.fetch_frey_faces),
+    "VOWELS": ("vowels", datasets.fetch_vowels),
+    "SWISS_ROLL": ("swiss_roll", datasets.fetch_swiss_roll),
+}
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder of real tables, where there is one."""
+    named = os.environ.get(_fetch.ENVIRONMENT)
+    if not named:
+        pytest.skip(f"{_fetch.ENVIRONMENT} is not set: it names the folder of real tables")
+    return Path(named)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No folder of tables, no package that ships any; returns an empty cache folder."""
+    monkeypatch.delenv(_fetch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(_sources, "PBMC", dataclasses.replace(_sources.PBMC, bundled=None))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """A web server on the loopback: its address and the folder that it serves."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", folder
+        running.shutdown()
+        thread.join()
+    gc.collect()
+
+
+# pooch leaves the connection of a refused download to the garbage collector.
+over_loopback = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def pca(Y: np.ndarray, *, standardise: bool = False) -> np.ndarray:
+    centred = Y - Y.mean(axis=0)
+    if standardise:
+        scale = centred.std(axis=0)
+        centred = centred / np.where(scale == 0, 1, scale)
+    U, S, _ = np.linalg.svd(centred, full_matrices=False)
+    return U[:, :2] * S[:2]
+
+
+def npz_of(data_folder: Path, source: _fetch.Source) -> dict[str, np.ndarray]:
+    path = data_folder / source.folder / source.archive
+    if not path.is_file():
+        pytest.skip(f"{source.folder} does not hold {source.archive}")
+    with np.load(path, allow_pickle=False) as held:
+        return {key: held[key] for key in held}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def tar_of(tables: dict[str, np.ndarray]) -> bytes:
+    """A gzipped tar of text tables in the number format of the oil-flow archive."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, values in tables.items():
+            text = io.BytesIO()
+            np.savetxt(text, values, fmt="%16.7e", delimiter="")
+            member = tarfile.TarInfo(name)
+            member.size = text.tell()
+            archive.addfile(member, io.BytesIO(text.getvalue()))
+    return stream.getvalue()
+
+
+def oil_tables(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tables = {}
+    for subset, code in _parse.OIL_SUBSETS.items():
+        tables[f"Data{code}.txt"] = arrays[f"Y_{subset}"]
+        tables[f"Data{code}Lbls.txt"] = np.eye(3)[arrays[f"label_{subset}"]]
+        tables[f"Data{code}Frctns.txt"] = arrays[f"frac_{subset}"]
+    return tables
+
+
+def synthetic_oil(rows: int = 7) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for subset in _parse.OIL_SUBSETS:
+        arrays[f"Y_{subset}"] = rng.normal(size=(rows, 12)).round(4)
+        arrays[f"label_{subset}"] = np.arange(rows) % 3
+        arrays[f"frac_{subset}"] = rng.uniform(size=(rows, 2)).round(4)
+    return arrays
+
+
+def mat_of(**matrices: np.ndarray) -> bytes:
+    from scipy.io import savemat
+
+    stream = io.BytesIO()
+    savemat(stream, matrices)
+    return stream.getvalue()
+
+
+def same(seen: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    for key, values in seen.items():
+        np.testing.assert_array_equal(values, expected[key], err_msg=key)
+
+
+def at(monkeypatch: pytest.MonkeyPatch, url: str, content: bytes, cited: str | None = None) -> None:
+    """Let the oil-flow table come from ``url``; ``cited`` is the checksum claimed for it."""
+    remote = _fetch.Remote(f"{url}/3PhData.tar.gz", "3PhData.tar.gz", cited or sha256(content))
+    monkeypatch.setattr(_sources, "OIL_FLOW", dataclasses.replace(_sources.OIL_FLOW, remote=remote))
+
+
+# --- what identifies each table ------------------------------------------------------------------
+
+
+def test_digits_come_with_scikit_learn() -> None:
+    digits = datasets.load_digits()
+    assert digits.Y.shape == (1797, 64)
+    assert digits.Y.dtype == np.float64
+    assert (digits.Y.min(), digits.Y.max()) == (0, 16)
+    assert digits.label_names == tuple("0123456789")
+    assert digits.labels is not None
+    assert nearest_neighbour_errors(pca(digits.Y), digits.labels) == 742
+    assert nearest_neighbour_errors(digits.Y, digits.labels) == 21
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_oil_flow_is_the_published_table() -> None:
+    oil = datasets.fetch_oil_flow()
+    assert oil.Y.shape == (1000, 12)
+    assert oil.labels is not None
+    np.testing.assert_array_equal(np.bincount(oil.labels), [343, 316, 341])
+    assert oil.label_names == ("homogeneous", "annular", "stratified")
+    assert oil.extra["fractions"].shape == (1000, 2)
+    assert nearest_neighbour_errors(oil.Y, oil.labels) == 2
+    assert nearest_neighbour_errors(pca(oil.Y), oil.labels) == 162
+    assert nearest_neighbour_errors(pca(oil.Y, standardise=True), oil.labels) == 264
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize(("subset", "rows", "errors"), [("valid", 1000, 158), ("test", 1000, 196)])
+def test_other_oil_sets_are_told_apart(subset: str, rows: int, errors: int) -> None:
+    oil = datasets.fetch_oil_flow(subset)
+    assert oil.Y.shape == (rows, 12)
+    assert oil.name == f"oil_flow_{subset}"
+    assert nearest_neighbour_errors(pca(oil.Y), oil.labels) == errors
+
+
+def test_oil100_is_the_published_subset(data_folder: Path) -> None:
+    oil = datasets.fetch_oil_flow("oil100")
+    train = datasets.fetch_oil_flow("train")
+    rows = oil.extra["rows"]
+    np.testing.assert_array_equal(rows, npz_of(data_folder, _sources.OIL_FLOW)["oil100_index"])
+    np.testing.assert_array_equal(oil.Y, train.Y[rows])
+    np.testing.assert_array_equal(oil.extra["fractions"], train.extra["fractions"][rows])
+    assert nearest_neighbour_errors(pca(oil.Y), oil.labels) == 20
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_pbmc_is_the_published_table() -> None:
+    pbmc = datasets.fetch_pbmc()
+    assert pbmc.Y.shape == (700, 765)
+    assert len(pbmc.label_names) == 10
+    assert pbmc.feature_names[0] == "HES4"
+    assert {key: value.shape for key, value in pbmc.extra.items()} == {
+        "pca50": (700, 50),
+        "n_counts": (700,),
+        "louvain": (700,),
+    }
+    assert nearest_neighbour_errors(pca(pbmc.Y), pbmc.labels) == 252
+    assert nearest_neighbour_errors(pca(pbmc.Y, standardise=True), pbmc.labels) == 225
+    assert nearest_neighbour_errors(pbmc.Y, pbmc.labels) == 192
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_vowels_are_the_published_table() -> None:
+    vowels = datasets.fetch_vowels()
+    assert vowels.Y.shape == (2700, 24)
+    assert nearest_neighbour_errors(pca(vowels.Y), vowels.labels) == 1610
+    assert nearest_neighbour_errors(vowels.Y, vowels.labels) == 24
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_frey_faces_are_images_in_time_order() -> None:
+    faces = datasets.fetch_frey_faces()
+    assert faces.Y.shape == (1965, 560)
+    assert faces.labels is None
+    assert (faces.Y.min(), faces.Y.max()) == (8, 238)
+    # Neighbouring frames and neighbouring rows of a frame differ by 12 and 19 grey levels; in the
+    # wrong order or shape by 27 and 46.
+    assert np.abs(np.diff(faces.Y, axis=0)).mean() < 15
+    images = faces.Y.reshape(-1, *faces.extra["image_shape"])
+    assert np.abs(np.diff(images, axis=1)).mean() < 20
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_swiss_roll_rows() -> None:
+    roll = datasets.fetch_swiss_roll(n_samples=250)
+    assert roll.Y.shape == (250, 3)
+    assert roll.extra["sheet"].shape == (250, 2)
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("key", FETCHERS)
+def test_every_call_gives_fresh_writable_float64(key: str) -> None:
+    _, fetch = FETCHERS[key]
+    first, second = fetch(), fetch()
+    assert first.Y.dtype == np.float64
+    assert first.Y.flags.c_contiguous
+    first.Y[:] = np.nan
+    assert np.isfinite(second.Y).all()
+    source = getattr(_sources, key)
+    assert source.archive_sha256 in first.source or source.remote.sha256 in first.source
+
+
+@pytest.mark.parametrize("key", FETCHERS)
+def test_checksums_and_addresses_are_in_the_docstring(key: str) -> None:
+    _, fetch = FETCHERS[key]
+    source = getattr(_sources, key)
+    assert fetch.__doc__ is not None
+    for fact in (source.archive_sha256, source.remote.sha256, source.remote.filename, "Licence:"):
+        assert fact in fetch.__doc__
+    owner, name, commit = source.remote.url.split("/")[3:6]
+    assert f"{owner}/{name}" in fetch.__doc__
+    assert commit in fetch.__doc__
+
+
+@pytest.mark.parametrize("key", FETCHERS)
+def test_checksums_agree_with_the_notes_in_the_folder(key: str, data_folder: Path) -> None:
+    folder, _ = FETCHERS[key]
+    notes = data_folder / folder / "README.md"
+    if not notes.is_file():
+        pytest.skip(f"{folder} has no README.md to compare with")
+    source = getattr(_sources, key)
+    assert source.archive_sha256 in notes.read_text(encoding="utf-8")
+    assert source.remote.sha256 in notes.read_text(encoding="utf-8")
+
+
+# --- original formats ----------------------------------------------------------------------------
+
+
+def test_oil_archive_is_read() -> None:
+    arrays = synthetic_oil()
+    parsed = _parse.parse_oil_flow(tar_of(oil_tables(arrays)))
+    assert parsed.keys() == arrays.keys()
+    same(parsed, arrays)
+
+
+def test_oil_archive_made_from_the_table_gives_it_back(data_folder: Path) -> None:
+    arrays = npz_of(data_folder, _sources.OIL_FLOW)
+    parsed = _parse.parse_oil_flow(tar_of(oil_tables(arrays)))
+    assert {*parsed, "oil100_index"} == arrays.keys()
+    same(parsed, arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"DataTst.txt": None}, "no table DataTst.txt"),
+        (
+            {"DataTrn.txt": np.zeros((7, 11))},
+            r"DataTrn.txt has shape \(7, 11\), expected \(n, 12\)",
+        ),
+        ({"DataVdnLbls.txt": np.zeros((7, 3))}, "DataVdnLbls.txt is not one-hot"),
+        ({"DataVdnFrctns.txt": np.zeros((6, 2))}, r"valid tables .* have \[6, 7\] rows"),
+    ],
+)
+def test_unexpected_oil_archives_are_refused(
+    change: dict[str, np.ndarray | None], message: str
+) -> None:
+    tables = oil_tables(synthetic_oil()) | change
+    content = tar_of({name: values for name, values in tables.items() if values is not None})
+    with pytest.raises(ValueError, match=message):
+        _parse.parse_oil_flow(content)
+
+
+def test_frey_matrix_is_transposed() -> None:
+    frames = np.arange(560 * 4, dtype=np.uint8).reshape(560, 4)
+    parsed = _parse.parse_frey_faces(mat_of(ff=frames))
+    same(parsed, {"Y": frames.T})
+
+
+def test_vowel_matrices_are_stacked_without_two_columns() -> None:
+    rng = np.random.default_rng(1)
+    blocks = {f"{vowel}_raw": rng.normal(size=(3, 26)) for vowel in _parse.VOWELS}
+    parsed = _parse.parse_vowels(mat_of(**blocks))
+    assert parsed["Y"].shape == (27, 24)
+    np.testing.assert_array_equal(parsed["label"], np.repeat(np.arange(9), 3))
+    kept = [*range(12), *range(13, 25)]
+    np.testing.assert_array_equal(parsed["Y"][3:6], np.float32(blocks["ae_raw"][:, kept]))
+
+
+def test_swiss_roll_keeps_the_first_columns() -> None:
+    rng = np.random.default_rng(2)
+    space, sheet = rng.normal(size=(3, 3010)), rng.normal(size=(2, 3010))
+    parsed = _parse.parse_swiss_roll(mat_of(X_data=space, Y_data=sheet))
+    same(parsed, {"Y": space.T[:3000], "sheet": sheet.T[:3000]})
+
+
+@pytest.mark.parametrize(
+    ("parse", "matrices", "message"),
+    [
+        (_parse.parse_frey_faces, {"gg": np.zeros((560, 2))}, "no matrix 'ff'"),
+        (_parse.parse_frey_faces, {"ff": np.zeros((2, 560))}, r"shape \(560, 2\), expected"),
+        (
+            _parse.parse_vowels,
+            {f"{vowel}_raw": np.zeros((2, 25)) for vowel in _parse.VOWELS},
+            r"a_raw has shape \(2, 25\), expected \(n, 26\)",
+        ),
+        (_parse.parse_swiss_roll, {"X_data": np.zeros((3, 5))}, "no matrix 'Y_data'"),
+    ],
+)
+def test_unexpected_matlab_files_are_refused(
+    parse: Callable[[bytes], object], matrices: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(mat_of(**matrices))
+
+
+def synthetic_pbmc() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {
+        "Y_lognorm": (rng.uniform(size=(5, 4)) * (rng.uniform(size=(5, 4)) > 0.5)).astype("f4"),
+        "pca50": rng.normal(size=(5, 50)).astype("f4"),
+        "label": np.array([0, 1, 1, 0, 1], dtype="i1"),
+        "label_names": np.array(["CD34+", "Dendritic"]),
+        "n_counts": rng.uniform(100, 200, size=5).astype("f4"),
+        "louvain": np.array([2, 0, 1, 0, 1], dtype="i1"),
+        "gene": np.array(["HES4", "SSU72", "PARK7", "RBP7"]),
+    }
+
+
+def pbmc_tables(arrays: dict[str, np.ndarray], *, old: bool) -> dict[str, np.ndarray]:
+    """The arrays as the tables of the file, in its layout of 2018 or of 2025."""
+    from scipy.sparse import csr_matrix
+
+    packed = csr_matrix(arrays["Y_lognorm"])
+    raw = "raw.X" if old else "raw/X"
+    tables = {f"{raw}/{part}": getattr(packed, part) for part in ("data", "indices", "indptr")}
+    genes = np.array([gene.encode() for gene in arrays["gene"]])
+    names = np.array([name.encode() for name in arrays["label_names"]])
+    if old:
+        fields = [("bulk_labels", "i1"), ("n_counts", "f4"), ("louvain", "i1")]
+        cells = np.zeros(len(arrays["label"]), dtype=fields)
+        cells["bulk_labels"], cells["louvain"] = arrays["label"], arrays["louvain"]
+        cells["n_counts"] = arrays["n_counts"]
+        pca_table = np.zeros(len(cells), dtype=[("X_pca", "f4", (50,))])
+        pca_table["X_pca"] = arrays["pca50"]
+        gene_table = np.zeros(len(genes), dtype=[("index", genes.dtype)])
+        gene_table["index"] = genes
+        return tables | {
+            "raw.var": gene_table,
+            "obs": cells,
+            "obsm": pca_table,
+            "uns/bulk_labels_categories": names,
+        }
+    return tables | {
+        "raw/var/index": genes.astype(object),
+        "obs/bulk_labels/codes": arrays["label"],
+        "obs/bulk_labels/categories": names.astype(object),
+        "obs/louvain/codes": arrays["louvain"],
+        "obs/n_counts": arrays["n_counts"],
+        "obsm/X_pca": arrays["pca50"],
+    }
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_pbmc_layouts_are_read(old: bool) -> None:
+    arrays = synthetic_pbmc()
+    parsed = _parse.parse_pbmc_tables(pbmc_tables(arrays, old=old).__getitem__, old=old)
+    assert parsed.keys() == arrays.keys()
+    same(parsed, arrays)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_pbmc_file_is_read(old: bool) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py, which reads the PBMC file, is not installed")
+    arrays = synthetic_pbmc()
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        for name, values in pbmc_tables(arrays, old=old).items():
+            kind = h5py.string_dtype() if values.dtype == object else values.dtype
+            file.create_dataset(name, data=values, dtype=kind)
+    same(_parse.parse_pbmc(stream.getvalue()), arrays)
+
+
+def test_pbmc_file_without_h5py(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match="pip install h5py"):
+        _parse.parse_pbmc(b"")
+
+
+@pytest.mark.parametrize("key", FETCHERS)
+def test_original_file_gives_the_table(key: str, data_folder: Path) -> None:
+    source = getattr(_sources, key)
+    original = data_folder / source.folder / source.remote.filename
+    if not original.is_file():
+        pytest.skip(f"{source.folder} holds the .npz form only, not {original.name}")
+    if key == "PBMC":
+        pytest.importorskip("h5py", reason="h5py, which reads the PBMC file, is not installed")
+    parsed = source.parse(_fetch.checked(original, (source.remote.sha256,), source))
+    same(dict(parsed), npz_of(data_folder, source))
+
+
+# --- where a table is looked for -----------------------------------------------------------------
+
+
+@over_loopback
+def test_download_is_checked_parsed_and_kept(
+    bare: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pooch")
+    url, served = server
+    arrays = synthetic_oil()
+    content = tar_of(oil_tables(arrays))
+    (served / "3PhData.tar.gz").write_bytes(content)
+    at(monkeypatch, url, content)
+    valid = datasets.fetch_oil_flow("valid", data_home=bare)
+    np.testing.assert_array_equal(valid.Y, arrays["Y_valid"])
+    np.testing.assert_array_equal(valid.labels, arrays["label_valid"])
+    assert sha256(content) in valid.source
+
+    (served / "3PhData.tar.gz").unlink()
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    again = datasets.fetch_oil_flow("valid", data_home=bare, download=False)
+    np.testing.assert_array_equal(again.Y, valid.Y)
+
+
+@over_loopback
+def test_damaged_cache_is_downloaded_again(
+    bare: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pooch")
+    url, served = server
+    content = tar_of(oil_tables(synthetic_oil()))
+    (served / "3PhData.tar.gz").write_bytes(content)
+    at(monkeypatch, url, content)
+    bare.mkdir()
+    (bare / "3PhData.tar.gz").write_bytes(content[:-1])
+    with pytest.raises(FileNotFoundError, match=r"damaged \(sha256 seen"):
+        datasets.fetch_oil_flow(data_home=bare, download=False)
+    assert datasets.fetch_oil_flow(data_home=bare).Y.shape == (7, 12)
+    assert (bare / "3PhData.tar.gz").read_bytes() == content
+
+
+@over_loopback
+def test_download_of_another_file_is_refused(
+    bare: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pooch")
+    url, served = server
+    content = tar_of(oil_tables(synthetic_oil()))
+    (served / "3PhData.tar.gz").write_bytes(content)
+    at(monkeypatch, url, content, cited="0" * 64)
+    with pytest.raises(ValueError, match="is not the oil_flow file expected") as refusal:
+        datasets.fetch_oil_flow(data_home=bare)
+    assert "0" * 64 in str(refusal.value)
+    assert sha256(content) in str(refusal.value)
+    assert not list(bare.iterdir())
+
+
+@over_loopback
+@pytest.mark.parametrize("failure", ["refused", "not found"])
+def test_failed_download_says_what_to_do(
+    failure: str, bare: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pooch")
+    url = "http://127.0.0.1:9" if failure == "refused" else server[0]
+    at(monkeypatch, url, b"never sent")
+    with pytest.raises(ConnectionError) as error:
+        datasets.fetch_oil_flow(data_home=bare)
+    for part in (
+        "'oil_flow' was not found",
+        "GPLVM_XP_DATA: it is not set",
+        str(bare / "3PhData.tar.gz"),
+        f"{url}/3PhData.tar.gz: ",
+        "by hand",
+        "set GPLVM_XP_DATA=<folder>",
+    ):
+        assert part in str(error.value)
+
+
+def test_without_pooch(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    for arguments in ({}, {"data_home": bare}):
+        with pytest.raises(ImportError, match="pip install pooch`, or set GPLVM_XP_DATA"):
+            datasets.fetch_vowels(**arguments)
+
+
+def test_cache_folder_that_is_a_file(bare: Path) -> None:
+    pytest.importorskip("pooch")
+    bare.write_text("in the way")
+    with pytest.raises(OSError, match=r"can't be made .*Pass data_home="):
+        datasets.fetch_frey_faces(data_home=bare)
+
+
+@pytest.mark.parametrize("key", FETCHERS)
+def test_without_network_allowed(key: str, bare: Path) -> None:
+    _, fetch = FETCHERS[key]
+    with pytest.raises(FileNotFoundError, match="not asked, because download=False") as error:
+        fetch(data_home=bare, download=False)
+    assert getattr(_sources, key).remote.url in str(error.value)
+
+
+def test_folder_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match=r"absent.*not a folder; expected .*oil_flow\.npz"):
+        datasets.fetch_oil_flow()
+
+
+def test_folder_without_the_table(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        datasets.fetch_oil_flow(data_home=bare, download=False)
+    for name in ("oil_flow.npz", "3PhData.tar.gz"):
+        assert f"{tmp_path / 'oil_flow' / name}: no such file" in str(error.value)
+
+
+@pytest.mark.parametrize("filename", ["oil_flow.npz", "3PhData.tar.gz"])
+def test_corrupted_file_is_never_skipped(
+    filename: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
+    path = tmp_path / "oil_flow" / filename
+    path.parent.mkdir()
+    path.write_bytes(b"not the table")
+    source = _sources.OIL_FLOW
+    expected = source.archive_sha256 if filename == source.archive else source.remote.sha256
+    with pytest.raises(ValueError, match="damaged or another version") as error:
+        datasets.fetch_oil_flow()
+    assert f"seen {sha256(b'not the table')}, expected {expected}" in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_folder_may_hold_the_original_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = tar_of(oil_tables(synthetic_oil()))
+    at(monkeypatch, "http://127.0.0.1:9", content)
+    (tmp_path / "oil_flow").mkdir()
+    (tmp_path / "oil_flow" / "3PhData.tar.gz").write_bytes(content)
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
+    assert datasets.fetch_oil_flow("test").Y.shape == (7, 12)
+
+
+@pytest.mark.parametrize("state", ["known", "other release", "not shipped", "not installed"])
+def test_file_of_an_installed_package(
+    state: str, bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arrays = synthetic_pbmc()
+    content = b"stands for the HDF5 file"
+    package = tmp_path / "site" / "stand_in_for_scanpy"
+    if state != "not installed":
+        (package / "datasets").mkdir(parents=True)
+        (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    if state in ("known", "other release"):
+        (package / "datasets" / "table.h5ad").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    known = sha256(content) if state == "known" else "0" * 64
+    source = dataclasses.replace(
+        _sources.PBMC,
+        bundled=_fetch.Bundled("stand_in_for_scanpy", "datasets/table.h5ad", (known,)),
+        parse=lambda held: arrays if held == content else {},
+    )
+    monkeypatch.setattr(_sources, "PBMC", source)
+    if state == "known":
+        pbmc = datasets.fetch_pbmc(data_home=bare, download=False)
+        np.testing.assert_array_equal(pbmc.Y, arrays["Y_lognorm"])
+        assert pbmc.label_names == ("CD34+", "Dendritic")
+        return
+    reason = {
+        "other release": r"another version \(sha256 seen",
+        "not shipped": "this release does not ship datasets/table.h5ad",
+        "not installed": "the package stand_in_for_scanpy: not installed",
+    }[state]
+    with pytest.raises(FileNotFoundError, match=reason):
+        datasets.fetch_pbmc(data_home=bare, download=False)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="'all' is unknown; choose one of train, valid, test"):
+        datasets.fetch_oil_flow("all")  # type: ignore[arg-type]
+    for rows in (0, 3001):
+        with pytest.raises(ValueError, match=f"n_samples={rows}, expected 1 to 3000"):
+            datasets.fetch_swiss_roll(rows)
+
+
+def test_import_is_light() -> None:
+    heavy = "{'sklearn', 'pooch', 'scanpy', 'h5py'}"
+    code = f"import sys, gplvm_xp.datasets, gplvm_xp.metrics; print({heavy} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+# --- the value and the measure -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Y": np.zeros(3)}, r"Y has shape \(3,\), expected \(n, D\)"),
+        ({"feature_names": ("a",)}, "1 feature names were given for 2 columns"),
+        ({"labels": np.array([0, 1])}, r"labels have shape \(2,\), expected \(3,\)"),
+        ({"labels": np.array([0, 1, 2])}, r"labels range over 0\.\.2, expected .* 2 label names"),
+        ({"labels": np.array([0, 1, -1])}, r"labels range over -1\.\.1"),
+    ],
+)
+def test_inconsistent_datasets_are_refused(change: dict[str, object], message: str) -> None:
+    good = datasets.Dataset(
+        Y=np.zeros((3, 2)),
+        labels=np.array([0, 1, 0]),
+        label_names=("a", "b"),
+        feature_names=("x", "y"),
+        name="tiny",
+        source="made here",
+    )
+    assert repr(good) == "Dataset(name='tiny', Y=(3, 2), classes=2, extra=[])"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(good, **change)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 7, 50, 1000])
+def test_errors_do_not_depend_on_chunks(chunk_size: int | None) -> None:
+    rng = np.random.default_rng(4)
+    X, labels = rng.normal(size=(50, 3)), rng.integers(3, size=50)
+    by_hand = 0
+    for i, point in enumerate(X):
+        others = np.delete(np.arange(50), i)
+        nearest = others[np.argmin(((X[others] - point) ** 2).sum(axis=1))]
+        by_hand += int(labels[nearest] != labels[i])
+    assert nearest_neighbour_errors(X, labels, chunk_size=chunk_size) == by_hand
+
+
+def test_errors_with_duplicates_names_and_far_points() -> None:
+    assert nearest_neighbour_errors([[1.0], [1.0], [9.0], [9.5]], ["a", "b", "c", "c"]) == 2
+    far = 1e8 + np.array([[0.0], [0.25], [1.0], [1.25]])
+    assert nearest_neighbour_errors(far, [0, 0, 1, 1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("X", "labels", "chunk_size", "message"),
+    [
+        ([1.0, 2.0], [0, 1], None, r"X has shape \(2,\)"),
+        ([[1.0]], [0], None, "at least two rows"),
+        ([[1.0], [2.0]], [0], None, r"labels have shape \(1,\), expected \(2,\)"),
+        ([[1.0], [np.nan]], [0, 1], None, "1 values that are NaN or infinite"),
+        ([[1.0], [2.0]], [0, 1], 0, "chunk_size=0, expected at least 1"),
+    ],
+)
+def test_measure_refuses(X: object, labels: object, chunk_size: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nearest_neighbour_errors(X, labels, chunk_size=chunk_size)  # type: ignore[arg-type]
