@@ -18,8 +18,13 @@ class Prior(ABC):
     """Independent prior of every entry of an array."""
 
     @abstractmethod
+    def log_densities(self, value: Array) -> tuple[Array, Array]:
+        """Log density of every entry (nats) and its slope; both in the shape of ``value``."""
+
     def log_density(self, value: Array) -> tuple[Array, Array]:
         """Sum of the log densities (0-d, nats) and its gradient (the shape of ``value``)."""
+        density, slope = self.log_densities(value)
+        return backend.of(value).xp.sum(density), slope
 
 
 def _require_positive(prior: Prior, **values: float) -> None:
@@ -38,12 +43,10 @@ class Gaussian(Prior):
     def __post_init__(self) -> None:
         _require_positive(self, sd=self.sd)
 
-    def log_density(self, value: Array) -> tuple[Array, Array]:
-        xp = backend.of(value).xp
+    def log_densities(self, value: Array) -> tuple[Array, Array]:
         z = (value - self.mean) / self.sd
-        count = math.prod(value.shape)
-        constant = count * (0.5 * math.log(2.0 * math.pi) + math.log(self.sd))
-        return -0.5 * xp.sum(z * z) - constant, -z / self.sd
+        constant = 0.5 * math.log(2.0 * math.pi) + math.log(self.sd)
+        return -0.5 * z * z - constant, -z / self.sd
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,11 @@ class LogNormal(Prior):
     def __post_init__(self) -> None:
         _require_positive(self, sigma=self.sigma)
 
-    def log_density(self, value: Array) -> tuple[Array, Array]:
-        xp = backend.of(value).xp
-        log = xp.log(value)
+    def log_densities(self, value: Array) -> tuple[Array, Array]:
+        log = backend.of(value).xp.log(value)
         z = (log - self.mu) / self.sigma
-        count = math.prod(value.shape)
-        constant = count * (0.5 * math.log(2.0 * math.pi) + math.log(self.sigma))
-        return -xp.sum(log + 0.5 * z * z) - constant, -(1.0 + z / self.sigma) / value
+        constant = 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma)
+        return -log - 0.5 * z * z - constant, -(1.0 + z / self.sigma) / value
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,11 @@ class Gamma(Prior):
     def __post_init__(self) -> None:
         _require_positive(self, shape=self.shape, rate=self.rate)
 
-    def log_density(self, value: Array) -> tuple[Array, Array]:
-        xp = backend.of(value).xp
-        count = math.prod(value.shape)
-        constant = count * (self.shape * math.log(self.rate) - math.lgamma(self.shape))
-        value_part = xp.sum((self.shape - 1.0) * xp.log(value) - self.rate * value)
-        return value_part + constant, (self.shape - 1.0) / value - self.rate
+    def log_densities(self, value: Array) -> tuple[Array, Array]:
+        log = backend.of(value).xp.log(value)
+        constant = self.shape * math.log(self.rate) - math.lgamma(self.shape)
+        density = (self.shape - 1.0) * log - self.rate * value + constant
+        return density, (self.shape - 1.0) / value - self.rate
 
 
 __all__ = ["Gamma", "Gaussian", "LogNormal", "Prior"]

@@ -62,6 +62,11 @@ def of(*arrays: Array) -> Backend:
     return Backend(xp, device, first.dtype)
 
 
+def is_array(a: object) -> bool:
+    """Whether ``a`` is an array of some array-API library (a list or a data frame is not)."""
+    return type(a) in _FACTORIES or array_api_compat.is_array_api_obj(a)
+
+
 def why_no_gpu() -> str | None:
     """Why ``backend="cupy"`` can't be used here, in words; None where it can.
 
@@ -96,7 +101,7 @@ def get(name: str | None, like: Array | None = None, dtype: str = "float64") -> 
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype={dtype!r} was given; expected 'float64' or 'float32'")
     if name is None:
-        if like is None or not array_api_compat.is_array_api_obj(like):
+        if like is None or not is_array(like):
             return _numpy_of(np.dtype(dtype))
         here = of(like)
         if here.name == "numpy":
@@ -110,7 +115,7 @@ def get(name: str | None, like: Array | None = None, dtype: str = "float64") -> 
     if name == "auto":
         reason = why_no_gpu()
         if reason is None:
-            return _cupy(dtype)
+            return _on_gpu(dtype)
         _say_once(f"backend='auto' uses NumPy on the CPU, because no GPU is usable: {reason}")
         return _numpy_of(np.dtype(dtype))
     if name == "cupy":
@@ -120,7 +125,7 @@ def get(name: str | None, like: Array | None = None, dtype: str = "float64") -> 
                 f"backend='cupy' needs a usable NVIDIA GPU and CuPy, but: {reason}. Install CuPy "
                 f"with {_INSTALL}, or use backend='auto' to fall back to the CPU"
             )
-        return _cupy(dtype)
+        return _on_gpu(dtype)
     if name == "torch":
         try:
             import array_api_compat.torch as xp
@@ -136,7 +141,7 @@ def get(name: str | None, like: Array | None = None, dtype: str = "float64") -> 
     return _numpy_of(np.dtype(dtype))
 
 
-def _cupy(dtype: str) -> Backend:
+def _on_gpu(dtype: str) -> Backend:
     from gplvm_xp.backend._cupy import cupy_backend
 
     return cupy_backend(None, np.dtype(dtype))
@@ -147,4 +152,4 @@ def _say_once(text: str) -> None:
     warnings.warn(text, BackendWarning, stacklevel=4)
 
 
-__all__ = ["BACKENDS", "Backend", "get", "of", "why_no_gpu"]
+__all__ = ["BACKENDS", "Backend", "get", "is_array", "of", "why_no_gpu"]

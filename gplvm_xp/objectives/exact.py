@@ -57,7 +57,7 @@ def reduced(b: Backend, Y: np.ndarray) -> Array:
     """
     if Y.shape[1] <= Y.shape[0]:
         return b.asarray(Y)
-    return b.asarray(np.ascontiguousarray(np.linalg.qr(Y.T, mode="r").T))
+    return b.asarray(np.ascontiguousarray(np.linalg.qr(Y.T)[1].T))
 
 
 def groups_of(b: Backend, Y: np.ndarray) -> tuple[Group, ...]:

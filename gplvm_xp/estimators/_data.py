@@ -1,0 +1,86 @@
+"""Tables in and out: validation in scikit-learn's manner, and the data's own container."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+
+
+def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
+    """A float64 host table (n, D), NaN for missing.
+
+    Raises
+    ------
+    ValueError
+        In scikit-learn's words for shapes, infinities and types; in ours for a constant table and
+        for rows or columns with nothing observed in the training data.
+    """
+    if not on_host(X):
+        X = backend.of(X).to_host(X)
+    Y = validate_data(
+        estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", order="C"
+    )
+    Y = np.array(Y, dtype=np.float64, order="C")
+    # One bit pattern for zero and for missing, so that equal rows have equal bytes.
+    Y += 0.0
+    Y[np.isnan(Y)] = np.nan
+    if not reset:
+        return Y
+    seen = ~np.isnan(Y)
+    for axis, what in ((1, "row"), (0, "column")):
+        empty = np.flatnonzero(~seen.any(axis=axis))
+        if empty.size:
+            raise ValueError(
+                f"{what} {empty[0]} of X has no observed entry ({empty.size} such {what}s); remove "
+                f"it before fitting"
+            )
+    if Y.shape[0] > 1 and not np.any(np.nanmax(Y, axis=0) > np.nanmin(Y, axis=0)):
+        raise ValueError(
+            "every column of X is constant, so there is nothing to embed; check that rows are "
+            "observations and columns are variables"
+        )
+    return Y
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Centre (and scale) of each column."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, Y: np.ndarray, scale: bool) -> Scaling:
+        """Observed means, and standard deviations where asked for (1 for a constant column)."""
+        mean = np.nanmean(Y, axis=0)
+        if not scale:
+            return cls(mean, np.ones_like(mean))
+        width = np.nanstd(Y, axis=0)
+        return cls(mean, np.where(width > 0, width, 1.0))
+
+    def forward(self, Y: np.ndarray) -> np.ndarray:
+        """The centred, scaled table."""
+        return (Y - self.mean) / self.scale
+
+
+def on_host(X: Any) -> bool:
+    """Whether X is NumPy's, or no array at all (a list, a data frame)."""
+    return not backend.is_array(X) or backend.of(X).name == "numpy"
+
+
+def to_like(a: np.ndarray, like: Any) -> Array:
+    """A host result in the container of the user's data: its library and device, or NumPy."""
+    if on_host(like):
+        return a
+    b = backend.of(like)
+    kind = like.dtype if b.xp.isdtype(like.dtype, "real floating") else b.xp.float64
+    return b.asarray(a, dtype=kind)
+
+
+__all__ = ["Scaling", "on_host", "table", "to_like"]

@@ -1,0 +1,39 @@
+"""The progress bar of a fit, on the callback that an optimiser offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gplvm_xp.optim import Progress
+
+Callback = Callable[[Progress], bool | None]
+
+
+@contextmanager
+def watched(
+    show: bool, total: int, restart: int, callback: Callback | None
+) -> Iterator[Callback | None]:
+    """The user's callback, with a bar of the objective and the gradient norm where asked for."""
+    if not show:
+        yield callback
+        return
+    from tqdm.auto import tqdm
+
+    name = "GPLVM" if restart == 0 else f"GPLVM, restart {restart}"
+    with tqdm(total=total, desc=name, unit="step") as bar:
+
+        def step(progress: Progress) -> bool | None:
+            bar.update(progress.step - bar.n)
+            words: dict[str, Any] = {
+                "objective": f"{progress.value:.6g}",
+                "|g|": f"{progress.grad_norm:.2e}",
+            }
+            bar.set_postfix(words)
+            return None if callback is None else callback(progress)
+
+        yield step
+
+
+__all__ = ["watched"]

@@ -1,0 +1,316 @@
+"""What a fitted exact model says about other points: prediction, new rows, leaving one out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.errors import NotPositiveDefiniteError
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.optim import minimise_batch
+from gplvm_xp.priors import Prior
+
+# Rows of a batch times training rows: what the few temporaries of one batch may have.
+_BATCH_BYTES = 2**27
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One group of outputs that share their observed rows: K⁻¹ and α = K⁻¹ Y.
+
+    Attributes
+    ----------
+    columns : ndarray (c,)
+        Host indices of the outputs.
+    rows : ndarray (r,)
+        Host indices of the observed rows.
+    X : array (r, q)
+    alpha : array (r, c)
+    inverse : array (r, r)
+        Both triangles.
+    log_det_half : 0-d array
+        Σ ln L_ii.
+    Y : array (r, c)
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    X: Array
+    alpha: Array
+    inverse: Array
+    log_det_half: Array
+    Y: Array
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The Gaussian process of every output given the training rows and their latents.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    theta : array (p,)
+    noise : float
+        σ² + jitter.
+    factors : tuple of Factor
+    outputs : int
+        D.
+    """
+
+    kernel: Kernel
+    theta: Array
+    noise: float
+    factors: tuple[Factor, ...]
+    outputs: int
+
+    @classmethod
+    def of(cls, b: Backend, kernel: Kernel, noise: float, X: np.ndarray, Y: np.ndarray) -> Posterior:
+        """Condition on a centred table.
+
+        Parameters
+        ----------
+        kernel : Kernel
+            With the values to use.
+        noise : float
+            σ² + jitter, squared units of Y.
+        X : ndarray (n, q)
+        Y : ndarray (n, D)
+            NaN is missing; outputs of equal pattern share a factor (n² memory each).
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If a covariance has no Cholesky factor.
+        """
+        theta, device_x = b.asarray(kernel.theta()), b.asarray(X)
+        seen = ~np.isnan(Y)
+        patterns, which = np.unique(seen, axis=1, return_inverse=True)
+        which = np.ravel(which)
+        need = sum(b.itemsize * int(c) ** 2 for c in patterns.sum(axis=0))
+        b.require_memory(need, "the posterior", "use fewer rows or fewer missing-data patterns")
+        factors = []
+        for k in range(patterns.shape[1]):
+            rows = np.flatnonzero(patterns[:, k])
+            if rows.size == 0:
+                continue
+            columns = np.flatnonzero(which == k)
+            part = device_x if rows.size == X.shape[0] else b.rows(device_x, rows)
+            K = kernel.fill_lower(theta, part, b.empty((rows.size, rows.size)))
+            L, ok = b.cholesky(b.add_diagonal(K, b.scalar(noise)))
+            if not b.to_host(ok).item():
+                raise NotPositiveDefiniteError(
+                    f"the covariance of {rows.size} rows with a noise variance of {noise:.3g} has "
+                    "no Cholesky factor; use a larger jitter or noise_variance"
+                )
+            values = b.asarray(np.ascontiguousarray(Y[np.ix_(rows, columns)]))
+            alpha = b.cho_solve(L, values)
+            half = b.xp.sum(b.xp.log(b.diagonal(L)))
+            inverse = b.complete(b.inverse_from_cholesky(L))
+            factors.append(Factor(columns, rows, part, alpha, inverse, half, values))
+        return cls(kernel, theta, noise, tuple(factors), Y.shape[1])
+
+    @property
+    def backend(self) -> Backend:
+        """Where the factors are."""
+        return backend.of(self.theta)
+
+    def log_likelihood(self) -> Array:
+        """ln p(Y | X), all constants, 0-d (math.md 2.1)."""
+        b = self.backend
+        total = b.scalar(0.0)
+        for f in self.factors:
+            n, c = f.alpha.shape
+            total = total - c * f.log_det_half - 0.5 * b.xp.sum(f.Y * f.alpha)
+            total = total - 0.5 * n * c * math.log(2.0 * math.pi)
+        return total
+
+    def batches(self, n: int) -> list[slice]:
+        """Ranges of n new rows whose temporaries stay within the budget."""
+        most = max(f.X.shape[0] for f in self.factors)
+        step = max(1, _BATCH_BYTES // (self.backend.itemsize * most))
+        return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """Mean and variance of the noiseless outputs at X (N, q): two arrays (N, D).
+
+        m = k*ᵀ α, v = k** − k*ᵀ K⁻¹ k* (Rasmussen & Williams 2006, eq. 2.25–2.26). O(N r²).
+        """
+        b, xp = self.backend, self.backend.xp
+        means, variances, order = [], [], []
+        prior = self.kernel.diag(self.theta, X)
+        for f in self.factors:
+            Ks = self.kernel.gram(self.theta, X, f.X)
+            v = prior - xp.sum((Ks @ f.inverse) * Ks, axis=1)
+            v = xp.where(v > 0.0, v, 0.0)
+            means.append(Ks @ f.alpha)
+            variances.append(v[:, None] + xp.zeros_like(means[-1]))
+            order.append(f.columns)
+        columns = np.concatenate(order)
+        gone = np.setdiff1d(np.arange(self.outputs), columns)
+        if gone.size:
+            # Outputs never observed keep their prior.
+            means.append(b.zeros((X.shape[0], gone.size)))
+            variances.append(prior[:, None] + means[-1])
+            columns = np.concatenate([columns, gone])
+        back = xp.asarray(np.argsort(columns), device=b.device)
+        return (
+            xp.take(xp.concat(means, axis=1), back, axis=1),
+            xp.take(xp.concat(variances, axis=1), back, axis=1),
+        )
+
+    def leave_one_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (noise included) of every training entry given all the others.
+
+        μ_i = y_i − α_i/(K⁻¹)_ii, v_i = 1/(K⁻¹)_ii (Rasmussen & Williams 2006, eq. 5.12): exact,
+        at the fitted latents and parameters, without fitting again. Host arrays (n, D), NaN where
+        nothing was observed. O(n²).
+        """
+        b = self.backend
+        n = max(int(f.rows.max()) for f in self.factors) + 1
+        mean, var = np.full((2, n, self.outputs), np.nan)
+        for f in self.factors:
+            d = b.diagonal(f.inverse)
+            where = np.ix_(f.rows, f.columns)
+            mean[where] = b.to_host(f.Y - f.alpha / d[:, None])
+            var[where] = b.to_host(1.0 / d)[:, None]
+        return mean, var
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """The latents of new rows: −ln p(y* | x*, training) − ln p(x*) for each row on its own.
+
+    With m, s = v + σ² the true predictive moments at x*, over the observed outputs of the row,
+
+    f = ½ Σ_d [(y_d − m_d)²/s + ln s + ln 2π] − ln p(x*);
+
+    gradients: ∂f/∂m_d = (m_d − y_d)/s, ∂f/∂s = ½ Σ_d [1/s − (y_d − m_d)²/s²], pulled back by
+    ∂f/∂K* = (∂f/∂m) αᵀ − 2 (∂f/∂s) K* K⁻¹ and ∂f/∂k** = ∂f/∂s. O(N r²) an evaluation.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    prior : Prior or None
+        Of the latents.
+    Y : array (N, D)
+        Centred; anything where ``seen`` is 0.
+    seen : array (N, D)
+        1 where observed, 0 where missing.
+    """
+
+    posterior: Posterior
+    prior: Prior | None
+    Y: Array
+    seen: Array
+
+    def value_and_grad(self, X: Array, index: Array) -> tuple[Array, Array]:
+        """f (r,) and its gradient (r, q) of the rows ``index`` (r,) at X (r, q)."""
+        p, b, xp = self.posterior, self.posterior.backend, self.posterior.backend.xp
+        Y, seen = xp.take(self.Y, index, axis=0), xp.take(self.seen, index, axis=0)
+        prior_variance, diag_pull = p.kernel.diag_pullback(p.theta, X)
+        f = xp.zeros_like(prior_variance)
+        g, gprior = xp.zeros_like(X), xp.zeros_like(prior_variance)
+        for k in p.factors:
+            columns = xp.asarray(k.columns, device=b.device)
+            y, o = xp.take(Y, columns, axis=1), xp.take(seen, columns, axis=1)
+            Ks, pull = p.kernel.gram_pullback(p.theta, X, k.X)
+            KsP = Ks @ k.inverse
+            v = prior_variance - xp.sum(KsP * Ks, axis=1)
+            inside = xp.astype(v > 0.0, b.dtype)
+            s = (inside * v + p.noise)[:, None]
+            residual = o * (Ks @ k.alpha - y)
+            count = xp.sum(o, axis=1)
+            square = xp.sum(residual * residual, axis=1)
+            s1 = s[:, 0]
+            f = f + 0.5 * (square / s1 + count * (xp.log(s1) + math.log(2.0 * math.pi)))
+            gs = 0.5 * inside * (count / s1 - square / (s1 * s1))
+            gK = (residual / s) @ xp.matrix_transpose(k.alpha) - (2.0 * gs)[:, None] * KsP
+            g, gprior = g + pull(gK)[1], gprior + gs
+        g = g + diag_pull(gprior)[1]
+        if self.prior is not None:
+            density, slope = self.prior.log_densities(X)
+            f, g = f - xp.sum(density, axis=1), g - slope
+        return f, g
+
+    def start(self, candidates: int = 5) -> Array:
+        """Latents of the training row that explains each new row best, among the nearest ones.
+
+        Nearest in the outputs that both rows have, then by f. (N, q).
+        """
+        p, b, xp = self.posterior, self.posterior.backend, self.posterior.backend.xp
+        T, M, X = _training_table(p)
+        y, o = self.seen * self.Y, self.seen
+        squares = (y * y) @ xp.matrix_transpose(M) + o @ xp.matrix_transpose(T * T)
+        squares = squares - 2.0 * y @ xp.matrix_transpose(T)
+        shared = o @ xp.matrix_transpose(M)
+        far = xp.where(shared > 0.0, squares / xp.where(shared > 0.0, shared, 1.0), xp.inf)
+        index = xp.arange(self.Y.shape[0], dtype=xp.int64, device=b.device)
+        columns = xp.arange(far.shape[1], dtype=xp.int64, device=b.device)
+        best_f = best_x = None
+        for _ in range(min(candidates, int(far.shape[1]))):
+            nearest = xp.argmin(far, axis=1)
+            x = xp.take(X, nearest, axis=0)
+            f = self.value_and_grad(x, index)[0]
+            if best_f is None:
+                best_f, best_x = f, x
+            else:
+                better = f < best_f
+                best_f = xp.where(better, f, best_f)
+                best_x = xp.where(better[:, None], x, best_x)
+            far = xp.where(columns[None, :] == nearest[:, None], xp.inf, far)
+        return best_x
+
+    def solve(self, *, max_steps: int = 200, gtol: float = 1e-8) -> tuple[Array, Array, Array]:
+        """The most probable latents (N, q), f there (N,), and which rows converged (N,) bool."""
+        result = minimise_batch(self.value_and_grad, self.start(), max_steps=max_steps, gtol=gtol)
+        return result.x, result.value, result.converged
+
+    def hessian(self, X: Array, step: float = 1e-4) -> Array:
+        """∂²f/∂x∂xᵀ of every row (N, q, q), by fourth-order differences of the exact gradient."""
+        b, xp = self.posterior.backend, self.posterior.backend.xp
+        index = xp.arange(X.shape[0], dtype=xp.int64, device=b.device)
+        h = step if b.itemsize == 8 else 100.0 * step
+
+        def slope(a: int, h: float) -> Array:
+            e = b.asarray(np.eye(X.shape[1])[a])
+            up = self.value_and_grad(X + h * e, index)[1]
+            return (up - self.value_and_grad(X - h * e, index)[1]) / (2.0 * h)
+
+        columns = [(4.0 * slope(a, h) - slope(a, 2.0 * h)) / 3.0 for a in range(X.shape[1])]
+        H = xp.stack(columns, axis=2)
+        return 0.5 * (H + xp.matrix_transpose(H))
+
+    def laplace(self, X: Array) -> tuple[Array, Array]:
+        """Covariance of each row's latents (N, q, q) and ln|H| (N,), H the Hessian at X.
+
+        Eigenvalues of H below the prior's precision are raised to it: the data can't make a latent
+        less certain than the prior, and a saddle has no covariance.
+        """
+        b, xp = self.posterior.backend, self.posterior.backend.xp
+        values, vectors = xp.linalg.eigh(self.hessian(X))
+        sd = getattr(self.prior, "sd", None)
+        floor = 1.0 / sd**2 if sd else b.eps**0.5
+        values = xp.where(values > floor, values, floor)
+        covariance = (vectors / values[:, None, :]) @ xp.matrix_transpose(vectors)
+        return covariance, xp.sum(xp.log(values), axis=1)
+
+
+def _training_table(p: Posterior) -> tuple[Array, Array, Array]:
+    """Training outputs with 0 where missing (n, D), the mask (n, D), and the latents (n, q)."""
+    b = p.backend
+    n = max(int(f.rows.max()) for f in p.factors) + 1
+    table, mask = np.zeros((n, p.outputs)), np.zeros((n, p.outputs))
+    X = np.zeros((n, p.factors[0].X.shape[1]))
+    for f in p.factors:
+        where = np.ix_(f.rows, f.columns)
+        table[where], mask[where] = b.to_host(f.Y), 1.0
+        X[f.rows] = b.to_host(f.X)
+    return b.asarray(table), b.asarray(mask), b.asarray(X)
+
+
+__all__ = ["Factor", "NewRows", "Posterior"]
