@@ -87,8 +87,10 @@ class NumpyBackend(Backend):
         return free if group is None else min(free, group)
 
     def tile_shape(self, n: int) -> tuple[int, int]:
-        # Large enough that threads seldom meet at the interpreter's lock, small beside n × n.
-        return min(n, 256), min(n, 1024)
+        # Large enough that threads seldom meet at the interpreter's lock, and each temporary of a
+        # block stays below half a percent of n × n wherever that is more than half a MiB.
+        rows = 128 if n < 6000 else 256
+        return min(n, rows), min(n, 4 * rows)
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]

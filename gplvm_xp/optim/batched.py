@@ -250,23 +250,30 @@ class _Search:
     def _update(self, rows: _Rows, trial: _Trial, verdict: _Verdict) -> tuple[Array, Array]:
         """The BFGS update of the inverse Hessians where the curvature is positive."""
         xp = self.b.xp
+        eye = self.b.eye(rows.x.shape[1])[None, :, :]
         accept = verdict.accept[:, None]
         s = xp.where(accept, trial.x - rows.x, 0.0)
         y = xp.where(accept, trial.g - rows.g, 0.0)
         sy, ss, yy = (xp.sum(p, axis=1) for p in (s * y, s * s, y * y))
         good = sy > math.sqrt(self.b.eps) * xp.sqrt(ss) * xp.sqrt(yy)
         sy, yy = xp.where(good, sy, 1.0), xp.where(good, yy, 1.0)
-        H = rows.H * xp.where(good & rows.fresh, sy / yy, 1.0)[:, None, None]
+        # A Hessian learnt where the function was steeper makes every later step too short: it is
+        # scaled down by s.y / s.B s where that is below 1 (Al-Baali, Comput. Optim. Appl. 9, 1998).
+        # After a wall it is dropped, for it would only point at the wall again.
+        grow = -rows.slope * rows.t * rows.t / sy
+        grow = xp.where(grow > 1.0, grow, 1.0)[:, None, None]
+        new = (rows.fresh | rows.walled)[:, None, None]
+        H = xp.where(new, (sy / yy)[:, None, None] * eye, grow * rows.H)
         Hy = xp.sum(H * y[:, None, :], axis=2)
         a = (1.0 + xp.sum(y * Hy, axis=1) / sy) / sy
         mixed = Hy[:, :, None] * s[:, None, :]
-        new = (
+        H = (
             H
             + a[:, None, None] * (s[:, :, None] * s[:, None, :])
             - (mixed + xp.matrix_transpose(mixed)) / sy[:, None, None]
         )
-        H = xp.where(good[:, None, None], new, rows.H)
-        H = xp.where(verdict.reset[:, None, None], self.b.eye(s.shape[1])[None, :, :], H)
+        H = xp.where(good[:, None, None], H, rows.H)
+        H = xp.where(verdict.reset[:, None, None], eye, H)
         return H, (rows.fresh & ~good) | verdict.reset
 
     def _next_trial(self, rows: _Rows, trial: _Trial, short: Array) -> tuple[Array, Array]:
@@ -335,7 +342,7 @@ def _fraction(xp: Namespace, rows: _Rows, trial: _Trial, w: Array) -> Array:
     linear = xp.where(a < c, linear, 0.5)
     u = xp.where(xp.abs(trial.f - rows.low_f) <= noise, linear, cubic)
     u = _clip(xp, u, xp.full_like(u, 0.1), xp.full_like(u, 0.8))
-    return xp.where(trial.finite, u, 0.1)
+    return xp.where(trial.finite, u, 0.2)
 
 
 def _clip(xp: Namespace, a: Array, low: Array, high: Array) -> Array:

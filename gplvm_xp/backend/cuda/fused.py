@@ -14,6 +14,8 @@ from gplvm_xp.backend.cuda.pairs import CudaPair, pair_source
 THREADS = 128
 MAX_Q = 64
 _REAL = {"float64": "double", "float32": "float"}
+# Numbers of partial results that no user will miss: 16 MiB in float64.
+_FREE_PARTIALS = 2**21
 _GRID_Y_LIMIT = 65535
 
 
@@ -232,7 +234,7 @@ class Fused:
         if n == 0 or m == 0:
             gZ = None if Z is None else self._zeros((m, self.q))
             return self._zeros((self.code.parameters,)), self._zeros((n, self.q)), gZ
-        grid, chunk = self._split(n, m)
+        grid, chunk = self._split(n, m, self.q)
         gX = self._empty((grid[1], n, self.q))
         gtheta = self._empty((grid[0] * grid[1], self.code.parameters))
         step = np.int64(chunk)
@@ -242,7 +244,7 @@ class Fused:
             return self._total(gtheta), self._total(gX), None
         sizes = (np.int64(n), np.int64(m))
         self._pull_rows(grid, (THREADS,), (X, Y, theta, G, gX, gtheta, *sizes, step))
-        grid, chunk = self._split(m, n)
+        grid, chunk = self._split(m, n, self.q)
         gY = self._empty((grid[1], m, self.q))
         step = np.int64(chunk)
         self._pull_columns(grid, (THREADS,), (X, Y, theta, G, gY, *sizes, step))
@@ -321,11 +323,20 @@ class Fused:
             kernel(X, Y, theta, Y.shape[0], int(same), J, size=pairs)
         return J
 
-    def _split(self, owners: int, others: int) -> tuple[tuple[int, int], int]:
-        """Grid with one thread an owner, and how many others each block of its y goes through."""
+    def _split(
+        self, owners: int, others: int, partial: int = 0
+    ) -> tuple[tuple[int, int], int]:
+        """Grid with one thread an owner, and how many others each block of its y goes through.
+
+        Each part of the others leaves ``partial`` numbers an owner to be summed: together they may
+        take a thirtieth of the matrix, or 16 MiB where that is more.
+        """
         across = -(-owners // THREADS)
         tiles = -(-others // self._tile)
         parts = min(tiles, max(1, self.blocks // across), _GRID_Y_LIMIT)
+        if partial:
+            room = max(owners * others // 30, _FREE_PARTIALS)
+            parts = max(1, min(parts, room // (owners * partial)))
         per_part = -(-tiles // parts)
         return (across, -(-tiles // per_part)), per_part * self._tile
 

@@ -81,25 +81,6 @@ def radial_profile(name: str, snippet: str, parameters: int = 0) -> str:
     )
 
 
-def radial(name: str, snippet: str, extras: int = 0, lengthscales: int = 1) -> CudaPair:
-    """Return the type of one radial kernel: variance, extra parameters, lengthscales.
-
-    Parameters
-    ----------
-    name, snippet : str
-        As for `radial_profile`.
-    extras : int
-        Number of extra parameters of the profile.
-    lengthscales : int
-        1, or the number of dimensions that the kernel sees.
-    """
-    return CudaPair(
-        f"Radial<profile_{name}, {lengthscales}>",
-        (radial_profile(name, snippet, extras),),
-        1 + extras + lengthscales,
-    )
-
-
 def pair_source(code: CudaPair) -> str:
     """Return the C++ text that defines ``gplvm::Pair`` for a kernel tree.
 
@@ -114,4 +95,4 @@ def pair_source(code: CudaPair) -> str:
     )
 
 
-__all__ = ["CudaPair", "pair_source", "radial", "radial_profile"]
+__all__ = ["CudaPair", "pair_source", "radial_profile"]

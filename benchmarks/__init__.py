@@ -1,0 +1,1 @@
+"""Runnable measurements; their results are in ``benchmarks/results``."""
