@@ -48,9 +48,7 @@ def ours(n: int, q: int, jitter: float = 0.0) -> tuple[Callable[[], Any], Callab
 
     X, Y, variance, ell, noise = problem(n, q)
     b = backend.get("numpy")
-    objective = ExactObjective(
-        RBF(variance, ell), groups_of(b, Y), X, noise, jitter=jitter
-    )
+    objective = ExactObjective(RBF(variance, ell), groups_of(b, Y), X, noise, jitter=jitter)
     x, theta = objective.start(), np.concatenate([[variance], ell])
     matrix = np.zeros((n, n))
 

@@ -39,7 +39,7 @@ def fix_signs(X: np.ndarray) -> np.ndarray:
     """Flip columns so that the entry of largest magnitude is positive (the first, in a tie)."""
     peak = np.argmax(np.abs(X), axis=0)
     signs = np.sign(X[peak, np.arange(X.shape[1])])
-    return X * np.where(signs == 0, 1.0, signs)
+    return np.asarray(X * np.where(signs == 0, 1.0, signs))
 
 
 def fix_scale(X: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def fix_scale(X: np.ndarray) -> np.ndarray:
     """
     X = X - X.mean(axis=0)
     widest = X.std(axis=0).max()
-    return X / widest if widest > 0 else X
+    return np.asarray(X / widest if widest > 0 else X)
 
 
 def principal_components(Y: np.ndarray, q: int) -> np.ndarray:
@@ -83,9 +83,7 @@ def dual_ppca(Y: np.ndarray, q: int) -> tuple[np.ndarray, float]:
     return X, noise
 
 
-def latents(
-    method: Any, Y: np.ndarray, q: int, rng: np.random.Generator
-) -> np.ndarray:
+def latents(method: Any, Y: np.ndarray, q: int, rng: np.random.Generator) -> np.ndarray:
     """Starting latents (n, q): signs fixed, centred, the widest column of unit deviation.
 
     Parameters

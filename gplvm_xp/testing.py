@@ -203,26 +203,26 @@ class _KernelRun:
         T = self.get(self.kernel.input_jacobian(t, x, z), x, (n, m, q), "input_jacobian")
         P = self.get(self.kernel.theta_jacobian(t, x, z), x, (theta.size, n, m), "theta_jacobian")
         still = X if Z is None else Z
+
         for a in range(q):
             e = np.zeros(q)
             e[a] = 1.0
-            want = _richardson(
-                lambda h, e=e: (
-                    (self.gram64(theta, X + h * e, still) - self.gram64(theta, X - h * e, still))
-                    / (2 * h)
-                ),
-                self.step,
-            )
+
+            def in_x(h: float, e: np.ndarray = e) -> np.ndarray:
+                up, down = (self.gram64(theta, X + s * h * e, still) for s in (1.0, -1.0))
+                return np.asarray((up - down) / (2 * h))
+
+            want = _richardson(in_x, self.step)
             self.close(T[:, :, a], want, self.loose, f"input_jacobian[..., {a}] and differences")
         for p in range(theta.size):
             e = np.zeros(theta.size)
             e[p] = theta[p]
-            want = _richardson(
-                lambda h, e=e: (
-                    (self.gram64(theta + h * e, X, Z) - self.gram64(theta - h * e, X, Z)) / (2 * h)
-                ),
-                self.step,
-            )
+
+            def in_theta(h: float, e: np.ndarray = e) -> np.ndarray:
+                up, down = (self.gram64(theta + s * h * e, X, Z) for s in (1.0, -1.0))
+                return np.asarray((up - down) / (2 * h))
+
+            want = _richardson(in_theta, self.step)
             got = theta[p] * P[p]
             self.close(got, want, self.loose, f"theta_jacobian[{p}] and differences")
 
@@ -260,6 +260,13 @@ class _KernelRun:
         self.close(
             self.get(gX, x, (n, q), "gX"), want_x, tensor_tolerance, f"gX and tensor ({label})"
         )
+        # The block loop asks for the pullback alone, which a kernel may have written separately.
+        alone = self.kernel._pull(t, x, z, self.put(G))
+        for a, c, what in zip(alone, (gtheta, gX, gZ), ("gtheta", "gX", "gZ"), strict=True):
+            assert (a is None) == (c is None), f"{what} of _pull must be None where Z is None"
+            if a is not None:
+                wanted = b.to_host(c).astype(float)
+                self.close(b.to_host(a), wanted, 100 * self.tight, f"{what} of _pull ({label})")
 
     def jvp(self, theta: np.ndarray, X: np.ndarray, Z: np.ndarray | None) -> None:
         rng = self.rng

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -87,23 +88,28 @@ class NumpyBackend(Backend):
         return free if group is None else min(free, group)
 
     def tile_shape(self, n: int) -> tuple[int, int]:
-        # Large enough that threads seldom meet at the interpreter's lock, and each temporary of a
-        # block stays below half a percent of n × n wherever that is more than half a MiB.
-        rows = 128 if n < 6000 else 256
-        return min(n, rows), min(n, 4 * rows)
+        # Large enough that threads seldom meet at the interpreter's lock, and one block for each
+        # of two threads stays near two percent of n × n from n = 4000 on.
+        return min(n, 256), min(n, 384 if n < 6000 else 1024)
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:
+        _keep_freed_memory()
         work = list(tiles)
         threads = min(_threads(), len(work), os.cpu_count() or 1)
         if threads < 2 or len(work) < 8:
             yield from map(function, work)
             return
-        _keep_freed_memory()
         # The small products inside a block must not each start the BLAS's own threads.
         with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(function, work)
+            # A short queue: results that wait for their turn are memory too.
+            queue = collections.deque(pool.submit(function, tile) for tile in work[: 2 * threads])
+            for tile in work[2 * threads :]:
+                yield queue.popleft().result()
+                queue.append(pool.submit(function, tile))
+            while queue:
+                yield queue.popleft().result()
 
     def cholesky(self, K: Array) -> tuple[Array, Array]:
         K = np.ascontiguousarray(K)
@@ -147,7 +153,9 @@ class NumpyBackend(Backend):
         C[np.arange(C.shape[0]), np.arange(C.shape[0])] += value
         return C
 
-    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
+    def squared_distances(
+        self, A: Array, B: Array | None = None, out: Array | None = None
+    ) -> Array:
         # One product gives |a|² + |b|² − 2 a·b by two extra columns: a single pass over the block.
         n, q = A.shape
         other = A if B is None else B
@@ -156,11 +164,15 @@ class NumpyBackend(Backend):
         right = np.empty((other.shape[0], q + 2), dtype=A.dtype)
         right[:, :q], right[:, q + 1] = other, 1.0
         right[:, q] = np.einsum("ij,ij->i", other, other)
-        r2 = left @ right.T
-        np.maximum(r2, 0.0, out=r2)
+        r2 = np.matmul(left, right.T, out=out)
+        # Only rounding makes an entry negative; its magnitude is as near the truth as 0.
+        np.abs(r2, out=r2)
         if B is None:
             np.fill_diagonal(r2, 0.0)
         return r2
+
+    def exp(self, a: Array) -> Array:
+        return np.exp(a, out=a)
 
     @property
     def _kind(self) -> str:

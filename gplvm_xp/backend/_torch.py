@@ -26,7 +26,11 @@ class TorchBackend(Backend):
 
     def cholesky(self, K: Array) -> tuple[Array, Array]:
         L, info = self.xp.linalg.cholesky_ex(self.complete(K))
-        return L, info == 0
+        pivots = L.diagonal()
+        ok = (info == 0) & self.xp.all(self.xp.isfinite(pivots))
+        # Failure is a value here, and cholesky_inverse would raise at a pivot of zero.
+        pivots.copy_(self.xp.where(ok, pivots, 1.0))
+        return L, ok
 
     def solve_triangular(self, L: Array, B: Array, trans: bool = False) -> Array:
         factor = L.mT if trans else L

@@ -59,7 +59,7 @@ class Backend:
         try:
             return np.array(a)
         except (RuntimeError, TypeError, ValueError):
-            # array-api-strict refuses NumPy on any device but its CPU: go there by the standard's door.
+            # array-api-strict refuses NumPy on any device but its CPU: go there first.
             cpu = self.xp.Device("CPU_DEVICE")
             return np.array(self.xp.asarray(a, device=cpu, copy=True))
 
@@ -182,7 +182,7 @@ class Backend:
         return self.solve_triangular(L, self.solve_triangular(L, B), trans=True)
 
     def inverse_from_cholesky(self, L: Array) -> Array:
-        """(L Lᵀ)⁻¹ from the lower factor, which is consumed; only the lower triangle is promised."""
+        """(L Lᵀ)⁻¹ from the lower factor, consumed; only its lower triangle is promised."""
         inverse = self.solve_triangular(L, self.eye(L.shape[0]))
         return self.xp.matrix_transpose(inverse) @ inverse
 
@@ -206,21 +206,29 @@ class Backend:
         """C + value I, or C + diag(value); C is consumed. ``value`` is 0-d or (n,)."""
         return C + value * self.eye(C.shape[0])
 
-    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
+    def squared_distances(
+        self, A: Array, B: Array | None = None, out: Array | None = None
+    ) -> Array:
         """Squared Euclidean distances of rows, (n, m); exactly 0 on the diagonal where B is None.
 
         By one matrix product, so A and B must be centred by the caller: the absolute error is of
-        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0).
+        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0). ``out`` is memory that
+        may be used for the result; the caller takes what is returned.
         """
         xp = self.xp
         other = A if B is None else B
         a = xp.sum(A * A, axis=1)
         b = a if B is None else xp.sum(B * B, axis=1)
         r2 = a[:, None] + b[None, :] - 2.0 * (A @ xp.matrix_transpose(other))
-        r2 = xp.where(r2 > 0.0, r2, 0.0)
+        # Written so that NaN stays NaN.
+        r2 = xp.where(r2 < 0.0, 0.0, r2)
         if B is None:
             r2 = xp.where(xp.eye(A.shape[0], dtype=xp.bool, device=self.device), 0.0, r2)
         return r2
+
+    def exp(self, a: Array) -> Array:
+        """e to the power of every entry; ``a`` is consumed."""
+        return self.xp.exp(a)
 
     # -- gather ----------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class Scaling:
 
     def forward(self, Y: np.ndarray) -> np.ndarray:
         """The centred, scaled table."""
-        return (Y - self.mean) / self.scale
+        return np.asarray((Y - self.mean) / self.scale)
 
 
 def on_host(X: Any) -> bool:

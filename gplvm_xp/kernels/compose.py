@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -145,7 +145,7 @@ class Sum(_Many):
 
 @dataclass(frozen=True)
 class Product(_Many):
-    """k = Π k_c. Write ``a * b``; each factor is pulled back with G ∘ (the product of the others)."""
+    """k = Π k_c. Write ``a * b``; a factor is pulled back with G ∘ (the product of the others)."""
 
     def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:
         return functools.reduce(operator.mul, (k._gram(t, X, Z) for k, t in self._children(theta)))
@@ -391,10 +391,9 @@ def _others(factors: Sequence[Array], skip: int) -> Array:
 
 
 def _add_gradients(parts: list[Gradients]) -> Gradients:
-    add: Callable[[Array, Array], Array] = operator.add
     xp = backend.of(parts[0][0]).xp
-    gX = functools.reduce(add, (p[1] for p in parts))
-    gZ = None if parts[0][2] is None else functools.reduce(add, (p[2] for p in parts))
+    gX = functools.reduce(operator.add, (p[1] for p in parts))
+    gZ = None if parts[0][2] is None else functools.reduce(operator.add, (p[2] for p in parts))
     return xp.concat([p[0] for p in parts]), gX, gZ
 
 

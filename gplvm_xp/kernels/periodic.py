@@ -112,8 +112,8 @@ class Periodic(Kernel):
         rate = 2.0 * math.pi / theta[-1]
 
         def pullback(G: Array) -> Gradients:
-            Gk = G * k
-            gA, gB = pull_distances((-0.5 * theta[0]) * Gk, A, B)
+            gA, gB, total = pull_distances(G * k, A, B)
+            gA, gB = (-0.5 * theta[0]) * gA, None if gB is None else (-0.5 * theta[0]) * gB
             gX = rate * self._fold(gA * self._turned(A))
             per_scale = -xp.sum(self._fold(A * gA), axis=0)
             gperiod = -xp.sum(X * gX)
@@ -124,7 +124,7 @@ class Periodic(Kernel):
                 gperiod = gperiod - xp.sum(Z * gZ)
             if theta.shape[0] == 3:
                 per_scale = xp.sum(per_scale, keepdims=True)
-            head = xp.reshape(xp.sum(Gk), (1,))
+            head = xp.reshape(total, (1,))
             tail = xp.reshape(gperiod / theta[-1], (1,))
             return xp.concat([head, per_scale / theta[1:-1], tail]), gX, gZ
 

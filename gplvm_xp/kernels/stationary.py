@@ -15,12 +15,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from gplvm_xp import backend
-from gplvm_xp._typing import Array, Namespace
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
 from gplvm_xp.backend.cuda.pairs import CudaPair, radial_profile
 from gplvm_xp.kernels.base import (
     DiagPullback,
@@ -62,14 +63,16 @@ class Radial(Kernel):
     # -- what a subclass gives -------------------------------------------------------------------
 
     @abstractmethod
-    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
-        """κ(u) for unit variance; ``u`` may be overwritten, ``e`` are the extra parameters (0-d)."""
+    def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
+        """κ(u) for unit variance; ``u`` may be overwritten, ``e`` are extra parameters (0-d)."""
 
     @abstractmethod
-    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
-        """κ(u) and κ′(u) = dκ/du; ``u`` may be overwritten."""
+    def profile_slope(
+        self, b: Backend, u: Array, e: tuple[Array, ...]
+    ) -> tuple[Array, Array, float]:
+        """κ(u), and w and c with κ′(u) = c w; ``u`` may be overwritten, w may be κ itself."""
 
-    def extra_slopes(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
+    def extra_slopes(self, b: Backend, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
         """∂κ/∂e for each extra parameter."""
         return ()
 
@@ -91,7 +94,7 @@ class Radial(Kernel):
         ell: float | tuple[float, ...] = values[split:]
         if not isinstance(self.lengthscale, tuple):
             ell = values[split]
-        extras = dict(zip(self.extras, values[1:split], strict=True))
+        extras: dict[str, Any] = dict(zip(self.extras, values[1:split], strict=True))
         return replace(self, variance=values[0], lengthscale=ell, **extras)
 
     def check(self, q: int) -> None:
@@ -116,76 +119,109 @@ class Radial(Kernel):
         b = backend.of(X)
         variance, e, ell = self._split(theta)
         A, B = scaled(X, Z, ell)
-        K = self.profile(b.xp, b.squared_distances(A, B), e)
+        K = self.profile(b, b.squared_distances(A, B), e)
         K *= variance
         return K
 
-    def _gram_pullback(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Pullback]:
+    def _gram_into(self, theta: Array, X: Array, Z: Array | None, out: Array) -> None:
         b = backend.of(X)
-        xp = b.xp
         variance, e, ell = self._split(theta)
         A, B = scaled(X, Z, ell)
-        u = b.squared_distances(A, B)
-        slopes = self.extra_slopes(xp, u, e)
-        K, dk = self.profile_slope(xp, u, e)
+        K = self.profile(b, b.squared_distances(A, B, out=out), e)
         K *= variance
+        if K is not out:
+            out[...] = K
+
+    def _gram_pullback(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Pullback]:
+        A, B = scaled(X, Z, self._split(theta)[2])
+        k, w, c, slopes = self._profiles(theta, A, B)
 
         def pullback(G: Array) -> Gradients:
-            gA, gB = pull_distances(G * dk, A, B)
-            gA, gB = variance * gA, None if gB is None else variance * gB
-            per_scale = -xp.sum(A * gA, axis=0)
-            if gB is not None and B is not None:
-                per_scale = per_scale - xp.sum(B * gB, axis=0)
-            if ell.shape[0] == 1:
-                per_scale = xp.sum(per_scale, keepdims=True)
-            gextra = [xp.reshape(variance * xp.sum(G * s), (1,)) for s in slopes]
-            gvariance = xp.reshape(xp.sum(G * K) / variance, (1,))
-            gtheta = xp.concat([gvariance, *gextra, per_scale / ell])
-            return gtheta, gA / ell, None if gB is None else gB / ell
+            return self._contract(theta, G * w, c, self._sums(G, k, w, slopes), A, B)
 
-        return K, pullback
+        return theta[0] * k, pullback
+
+    def _pull(self, theta: Array, X: Array, Z: Array | None, G: Array) -> Gradients:
+        A, B = scaled(X, Z, self._split(theta)[2])
+        k, w, c, slopes = self._profiles(theta, A, B)
+        sums = self._sums(G, k, w, slopes)
+        # Nothing needs w again: its memory becomes W, and a block lives in one temporary.
+        w *= G
+        return self._contract(theta, w, c, sums, A, B)
+
+    def _sums(
+        self, G: Array, k: Array, w: Array, slopes: tuple[Array, ...]
+    ) -> tuple[Array | None, ...]:
+        """Σ G ∘ κ (None where w is κ: it is then the sum of W), and Σ G ∘ ∂κ/∂e."""
+        xp = backend.of(G).xp
+        return None if w is k else xp.sum(G * k), *(xp.sum(G * s) for s in slopes)
+
+    def _contract(
+        self,
+        theta: Array,
+        W: Array,
+        c: float,
+        sums: tuple[Array | None, ...],
+        A: Array,
+        B: Array | None,
+    ) -> Gradients:
+        """All gradients from W = G ∘ w and the sums of :meth:`_sums`."""
+        xp = backend.of(A).xp
+        variance, _, ell = self._split(theta)
+        gA, gB, total = pull_distances(W, A, B)
+        gA, gB = (c * variance) * gA, None if gB is None else (c * variance) * gB
+        per_scale = -xp.sum(A * gA, axis=0)
+        if gB is not None and B is not None:
+            per_scale = per_scale - xp.sum(B * gB, axis=0)
+        if ell.shape[0] == 1:
+            per_scale = xp.sum(per_scale, keepdims=True)
+        head = [total if sums[0] is None else sums[0], *(variance * s for s in sums[1:])]
+        gtheta = xp.concat([xp.stack(head), per_scale / ell])
+        return gtheta, gA / ell, None if gB is None else gB / ell
+
+    def _profiles(
+        self, theta: Array, A: Array, B: Array | None
+    ) -> tuple[Array, Array, float, tuple[Array, ...]]:
+        """κ, w and c with κ′ = c w, and the slopes in the extra parameters."""
+        b = backend.of(A)
+        _, e, _ = self._split(theta)
+        u = b.squared_distances(A, B)
+        slopes = self.extra_slopes(b, u, e)
+        return *self.profile_slope(b, u, e), slopes
 
     def _gram_jvp(
         self, theta: Array, X: Array, Z: Array | None, dtheta: Array, dX: Array, dZ: Array | None
     ) -> Array:
-        b = backend.of(X)
-        xp = b.xp
-        variance, e, ell = self._split(theta)
+        variance, _, ell = self._split(theta)
         dvariance, de, dell = self._split(dtheta)
         A, B = scaled(X, Z, ell)
         dA = dX / ell - A * (dell / ell)
         dB = None if B is None or dZ is None else dZ / ell - B * (dell / ell)
-        u = b.squared_distances(A, B)
         du = distances_jvp(A, B, dA, dB)
-        slopes = self.extra_slopes(xp, u, e)
-        k, dk = self.profile_slope(xp, u, e)
-        dK = dvariance * k + variance * (dk * du)
+        k, w, c, slopes = self._profiles(theta, A, B)
+        dK = dvariance * k + (c * variance) * (w * du)
         for slope, d in zip(slopes, de, strict=True):
             dK = dK + variance * d * slope
         return dK
 
     def _input_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
-        b = backend.of(X)
-        variance, e, ell = self._split(theta)
+        variance, _, ell = self._split(theta)
         A, B = scaled(X, Z, ell)
-        _, dk = self.profile_slope(b.xp, b.squared_distances(A, B), e)
+        _, w, c, _ = self._profiles(theta, A, B)
         difference = A[:, None, :] - (A if B is None else B)[None, :, :]
-        return (2.0 * variance * dk)[:, :, None] * difference / ell
+        return (2.0 * c * variance * w)[:, :, None] * difference / ell
 
     def _theta_jacobian(self, theta: Array, X: Array, Z: Array | None) -> Array:
-        b = backend.of(X)
-        xp = b.xp
-        variance, e, ell = self._split(theta)
+        xp = backend.of(X).xp
+        variance, _, ell = self._split(theta)
         A, B = scaled(X, Z, ell)
-        u = b.squared_distances(A, B)
-        slopes = self.extra_slopes(xp, u, e)
-        k, dk = self.profile_slope(xp, u, e)
+        k, w, c, slopes = self._profiles(theta, A, B)
         parts = [k, *(variance * s for s in slopes)]
         difference = A[:, None, :] - (A if B is None else B)[None, :, :]
         du = -2.0 * difference * difference / ell
         if ell.shape[0] == 1:
             du = xp.sum(du, axis=2, keepdims=True)
-        parts += [variance * dk * du[:, :, a] for a in range(ell.shape[0])]
+        parts += [(c * variance) * w * du[:, :, a] for a in range(ell.shape[0])]
         return xp.stack(parts)
 
     def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
@@ -205,8 +241,11 @@ def scaled(X: Array, Z: Array | None, ell: Array) -> tuple[Array, Array | None]:
     return (X - centre) / ell, None if Z is None else (Z - centre) / ell
 
 
-def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | None]:
-    """Gradients in A and B of Σ_ij W_ij |a_i − b_j|² (both occurrences of A where B is None)."""
+def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | None, Array]:
+    """Gradients in A and B of Σ_ij W_ij |a_i − b_j|², and Σ W.
+
+    Where B is None, the first holds both occurrences of A.
+    """
     xp = backend.of(A).xp
     other = A if B is None else B
     ones = xp.ones_like(other[:, :1])
@@ -216,7 +255,8 @@ def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | 
     ones = ones if B is None else xp.ones_like(A[:, :1])
     left = xp.matrix_transpose(W) @ xp.concat([A, ones], axis=1)
     gB = 2.0 * (other * left[:, -1:] - left[:, :-1])
-    return (gA + gB, None) if B is None else (gA, gB)
+    total = xp.sum(right[:, -1])
+    return (gA + gB, None, total) if B is None else (gA, gB, total)
 
 
 def distances_jvp(A: Array, B: Array | None, dA: Array, dB: Array | None) -> Array:
@@ -238,13 +278,15 @@ class RBF(Radial):
 
     snippet = "k = exp(T(-0.5) * u); dk = T(-0.5) * k;"
 
-    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
+    def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
         u *= -0.5
-        return xp.exp(u)
+        return b.exp(u)
 
-    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
-        k = self.profile(xp, u, e)
-        return k, -0.5 * k
+    def profile_slope(
+        self, b: Backend, u: Array, e: tuple[Array, ...]
+    ) -> tuple[Array, Array, float]:
+        k = self.profile(b, u, e)
+        return k, k, -0.5
 
 
 @dataclass(frozen=True)
@@ -256,14 +298,16 @@ class Matern32(Radial):
 
     snippet = "const T r = sqrt(T(3) * u), w = exp(-r); k = (T(1) + r) * w; dk = T(-1.5) * w;"
 
-    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
-        r = xp.sqrt(3.0 * u)
-        return (1.0 + r) * xp.exp(-r)
+    def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
+        r = b.xp.sqrt(3.0 * u)
+        return (1.0 + r) * b.exp(-r)
 
-    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
-        r = xp.sqrt(3.0 * u)
-        w = xp.exp(-r)
-        return (1.0 + r) * w, -1.5 * w
+    def profile_slope(
+        self, b: Backend, u: Array, e: tuple[Array, ...]
+    ) -> tuple[Array, Array, float]:
+        r = b.xp.sqrt(3.0 * u)
+        w = b.exp(-r)
+        return (1.0 + r) * w, w, -1.5
 
 
 @dataclass(frozen=True)
@@ -278,14 +322,16 @@ class Matern52(Radial):
         "k = (T(1) + r + r * r / T(3)) * w; dk = T(-5) / T(6) * (T(1) + r) * w;"
     )
 
-    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
-        r = xp.sqrt(5.0 * u)
-        return (1.0 + r + r * r / 3.0) * xp.exp(-r)
+    def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
+        r = b.xp.sqrt(5.0 * u)
+        return (1.0 + r + r * r / 3.0) * b.exp(-r)
 
-    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
-        r = xp.sqrt(5.0 * u)
-        w = xp.exp(-r)
-        return (1.0 + r + r * r / 3.0) * w, (-5.0 / 6.0) * (1.0 + r) * w
+    def profile_slope(
+        self, b: Backend, u: Array, e: tuple[Array, ...]
+    ) -> tuple[Array, Array, float]:
+        r = b.xp.sqrt(5.0 * u)
+        w = b.exp(-r)
+        return (1.0 + r + r * r / 3.0) * w, (1.0 + r) * w, -5.0 / 6.0
 
 
 @dataclass(frozen=True)
@@ -308,18 +354,20 @@ class RationalQuadratic(Radial):
         "dk = T(-0.5) * k / s; de[0] = k * ((s - T(1)) / s - log(s));"
     )
 
-    def profile(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> Array:
-        return xp.exp(-e[0] * xp.log1p(u / (2.0 * e[0])))
+    def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
+        return b.exp(-e[0] * b.xp.log1p(u / (2.0 * e[0])))
 
-    def profile_slope(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, Array]:
+    def profile_slope(
+        self, b: Backend, u: Array, e: tuple[Array, ...]
+    ) -> tuple[Array, Array, float]:
         s = u / (2.0 * e[0])
-        k = xp.exp(-e[0] * xp.log1p(s))
-        return k, -0.5 * k / (1.0 + s)
+        k = b.exp(-e[0] * b.xp.log1p(s))
+        return k, k / (1.0 + s), -0.5
 
-    def extra_slopes(self, xp: Namespace, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
+    def extra_slopes(self, b: Backend, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
         s = u / (2.0 * e[0])
-        log = xp.log1p(s)
-        return (xp.exp(-e[0] * log) * (s / (1.0 + s) - log),)
+        log = b.xp.log1p(s)
+        return (b.exp(-e[0] * log) * (s / (1.0 + s) - log),)
 
 
 __all__ = ["RBF", "Matern32", "Matern52", "Radial", "RationalQuadratic"]

@@ -178,13 +178,14 @@ class ExactObjective:
         xp = b.xp
         natural, to_gradient = self.layout.unpack(x)
         theta, noise, X = self._named(natural)
-        total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), 0.0 * X
+        total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), None
         ok = xp.asarray(True, device=b.device)
         for group in self.groups:
             rows = X if group.rows is None else b.rows(X, group.rows)
             value, fine, gt, gn, gr = self._group(group, theta, noise, rows)
             total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
-            gX = gX + (gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0]))
+            gr = gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0])
+            gX = gr if gX is None else gX + gr
         gradients = {"noise": gnoise, "X": gX, **self._kernel_gradients(gtheta)}
         for name, prior in self._priors():
             if name in natural:
@@ -193,7 +194,9 @@ class ExactObjective:
         f = xp.where(
             ok & xp.isfinite(total), -total, xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
         )
-        return f, -to_gradient(gradients)
+        g = to_gradient(gradients)
+        g *= -1.0
+        return f, g
 
     def _group(
         self, group: Group, theta: Array, noise: Array, X: Array
@@ -209,13 +212,9 @@ class ExactObjective:
         inverse = b.inverse_from_cholesky(L)
         gnoise = 0.5 * (xp.sum(alpha * alpha) - D * xp.sum(b.diagonal(inverse)))
         G = b.rank_update(inverse, alpha, 0.5, -0.5 * D)
-        return value, ok, *self._pulled(theta, X, G, gnoise)
-
-    def _pulled(
-        self, theta: Array, X: Array, G: Array, gnoise: Array
-    ) -> tuple[Array, Array, Array]:
+        del alpha, inverse, L, K
         gtheta, gX = self.kernel.symmetric_pullback(theta, X, G)
-        return gtheta, gnoise, gX
+        return value, ok, gtheta, gnoise, gX
 
     def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         b = self.backend
@@ -242,7 +241,7 @@ class ExactObjective:
 
 
 def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
-    """Rows of ``part`` put back at ``rows`` of n, zeros elsewhere: a gather, so it never adds twice."""
+    """Rows of ``part`` put back at ``rows`` of n, zeros elsewhere; a gather."""
     where = np.full(n, rows.size)
     where[rows] = np.arange(rows.size)
     return b.rows(b.xp.concat([part, b.zeros((1, part.shape[1]))]), where)

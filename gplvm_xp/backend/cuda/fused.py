@@ -323,9 +323,7 @@ class Fused:
             kernel(X, Y, theta, Y.shape[0], int(same), J, size=pairs)
         return J
 
-    def _split(
-        self, owners: int, others: int, partial: int = 0
-    ) -> tuple[tuple[int, int], int]:
+    def _split(self, owners: int, others: int, partial: int = 0) -> tuple[tuple[int, int], int]:
         """Grid with one thread an owner, and how many others each block of its y goes through.
 
         Each part of the others leaves ``partial`` numbers an owner to be summed: together they may

@@ -1,0 +1,125 @@
+"""The options of the command ``gplvm-xp``. Only argparse is imported: ``--help`` is immediate."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from gplvm_xp import __version__
+
+DATASETS = {
+    "digits": "load_digits",
+    "oil_flow": "fetch_oil_flow",
+    "pbmc": "fetch_pbmc",
+    "frey_faces": "fetch_frey_faces",
+    "vowels": "fetch_vowels",
+    "swiss_roll": "fetch_swiss_roll",
+}
+KERNELS = {
+    "rbf": "RBF",
+    "matern32": "Matern32",
+    "matern52": "Matern52",
+    "rq": "RationalQuadratic",
+    "linear": "Linear",
+    "bias": "Constant",
+    "white": "White",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"gplvm-xp: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; it sets ``command`` to the command's name."""
+    top = _Parser(
+        prog="gplvm-xp",
+        description="Gaussian process latent variable models: a table in, a map of its rows out.",
+    )
+    top.add_argument("--version", action="version", version=f"gplvm-xp {__version__}")
+    commands = top.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
+
+    text = "fit a latent space to a table; writes PREFIX.npz, PREFIX.csv and PREFIX.png"
+    embed = commands.add_parser(
+        "embed",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="Example: gplvm-xp embed --dataset digits --max-iter 100 --out digits",
+    )
+    _input_options(embed)
+    embed.add_argument("--dataset", choices=sorted(DATASETS), help="a known table instead of INPUT")
+    add = embed.add_argument_group("model and fit").add_argument
+    add("-q", "--components", type=int, default=2, metavar="N", help="latent dimensions (2)")
+    add(
+        "--kernel",
+        default="rbf",
+        metavar="K",
+        help=f"{', '.join(KERNELS)}, or a sum such as rbf+linear+bias (rbf)",
+    )
+    starts = ("pca", "ppca", "random", "isomap", "spectral", "kernel_pca")
+    add("--init", choices=starts, default="pca", help="starting latents (pca)")
+    add("--scale", action="store_true", help="divide each column by its standard deviation")
+    add("--max-iter", type=int, default=500, metavar="N", help="optimiser steps (500)")
+    add("--tol", type=float, default=1e-5, metavar="X", help="gradient tolerance (1e-5)")
+    add("--restarts", type=int, default=0, metavar="N", help="further starts (0)")
+    add("--time-limit", type=float, metavar="S", help="stop after S seconds, keeping the best")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+    add("--seed", type=int, default=0, metavar="N", help="for random starts (0)")
+    add("--no-plot", action="store_true", help="write no picture")
+    _output_options(embed, "INPUT_gplvm")
+
+    text = "latents of new rows under a saved model; writes PREFIX.csv"
+    transform = commands.add_parser(
+        "transform", help=text, description=text[0].upper() + text[1:] + "."
+    )
+    transform.add_argument("model", metavar="MODEL", help="PREFIX.npz of gplvm-xp embed")
+    _input_options(transform)
+    _output_options(transform, "INPUT_latents")
+
+    text = "versions, backends, why no GPU, threads"
+    info = commands.add_parser("info", help=text, description=text[0].upper() + text[1:] + ".")
+    info.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return top
+
+
+def _input_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "input", nargs="?", metavar="INPUT", help=".csv, .tsv, .txt (also .gz), .npy or .npz"
+    )
+    add = command.add_argument_group("reading INPUT").add_argument
+    add(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether the first line holds names (default: find out)",
+    )
+    column = "column, by name or number from 0 (-1: the last)"
+    add("--index", metavar="COL", help=f"{column}, that names the rows")
+    add("--labels", metavar="COL", help=f"{column}, of classes: to colour by, and to judge")
+    add("--drop", metavar="COL", action="append", default=[], help="leave out (repeatable)")
+    add("--key", metavar="NAME", help="the array of an .npz")
+    add("--delimiter", metavar="C", help="a character, or comma, semicolon, tab, space")
+    add(
+        "--missing",
+        metavar="WORD",
+        action="append",
+        default=[],
+        help="means missing, besides empty cells, NA, NaN, null, None (repeatable)",
+    )
+    add("--rows", type=int, metavar="N", help="only the first N rows")
+
+
+def _output_options(command: argparse.ArgumentParser, default: str) -> None:
+    add = command.add_argument_group("running").add_argument
+    add("--out", metavar="PREFIX", help=f"start of the output files ({default})")
+    add("--backend", choices=("auto", "numpy", "cupy", "torch"), help="where to compute (numpy)")
+    add("--quiet", action="store_true", help="no progress bar and no summary")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+__all__ = ["DATASETS", "KERNELS", "parser"]

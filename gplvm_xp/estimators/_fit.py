@@ -1,0 +1,234 @@
+"""The search behind a fit: parameter checks, starts, the jitter schedule, restarts."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from gplvm_xp.backend import Backend
+from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
+from gplvm_xp.estimators._progress import watched
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.objectives import ExactObjective, groups_of
+from gplvm_xp.optim import OptResult, Progress, minimise
+from gplvm_xp.priors import Gaussian, Prior
+
+# Where the start has no Cholesky factor: at least this part of the data's variance, then tenfold.
+JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
+OPTIMIZERS = ("scipy", "lbfgs", "adam")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is minimised and how; see :class:`gplvm_xp.GPLVM` for the meaning of each."""
+
+    kernel: Kernel
+    noise: float
+    latent_prior: Prior | None
+    priors: Mapping[str, Prior]
+    held: frozenset[str]
+    jitter: float
+    variance: float
+    optimizer: str
+    max_iter: int
+    tol: float
+    time_limit: float | None
+    progress: bool
+    callback: Callable[[Progress], bool | None] | None
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The end of a search, on the host."""
+
+    kernel: Kernel
+    noise: float
+    latents: np.ndarray
+    jitter: float
+    result: OptResult
+
+
+def search(
+    b: Backend, Y: np.ndarray, first: np.ndarray, restarts: int, rng: Any, s: Search
+) -> Found:
+    """The best of 1 + ``restarts`` minimisations; the first starts at ``first`` (n, q).
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a start has no Cholesky factor after the jitter schedule.
+    """
+    groups = groups_of(b, Y)
+    best: Found | None = None
+    for k in range(1 + restarts):
+        latents = first
+        if k:
+            latents = first + 0.5 * first.std() * rng.standard_normal(first.shape)
+        found = _once(b, groups, latents, k, s)
+        if best is None or found.result.value < best.result.value:
+            best = found
+        if found.result.status in ("interrupted", "stopped", "time_limit"):
+            break
+    assert best is not None
+    return best
+
+
+def _once(b: Backend, groups: Any, latents: np.ndarray, restart: int, s: Search) -> Found:
+    jitter = s.jitter
+    for _ in range(1 + JITTER_TRIES):
+        objective = ExactObjective(
+            s.kernel, groups, latents, s.noise, s.latent_prior, s.priors, s.held, jitter
+        )
+        left = None
+        if s.time_limit is not None:
+            left = max(s.time_limit - (time.perf_counter() - s.began), 0.0)
+        with watched(s.progress, s.max_iter, restart, s.callback) as callback:
+            result = minimise(
+                objective.value_and_grad,
+                objective.start(),
+                method=s.optimizer,
+                max_steps=s.max_iter,
+                gtol=s.tol,
+                ftol=1e-3 * s.tol,
+                time_limit=left,
+                callback=callback,
+            )
+        if math.isfinite(result.value) or result.status == "interrupted":
+            theta, noise, Z = objective.values(result.x)
+            return Found(
+                s.kernel.with_theta(b.to_host(theta).astype(np.float64)),
+                b.to_host(noise).astype(np.float64).item(),
+                np.array(b.to_host(Z), dtype=np.float64),
+                jitter,
+                result,
+            )
+        jitter = max(jitter, JITTER_FLOOR * s.variance) * JITTER_GROWTH
+    tried = jitter / JITTER_GROWTH
+    raise NotPositiveDefiniteError(
+        f"the covariance at the start has no Cholesky factor with a jitter of up to {tried:.3g} "
+        f"({tried / s.variance:.0e} of the data's variance); use a larger noise_variance, check "
+        "the kernel's starting values, or remove duplicate rows"
+    )
+
+
+def gauge_blocks(kernel: Kernel, q: int) -> frozenset[str]:
+    """Names of the blocks to hold so that each latent dimension has one scale: the first found."""
+    held: set[str] = set()
+    covered: set[int] = set()
+    blocks = kernel.blocks()
+    for place, dims in kernel.scale_blocks(q):
+        if not dims & covered:
+            held.add(blocks[place].name)
+            covered |= dims
+    return frozenset(held)
+
+
+def latent_prior(given: Any) -> Prior | None:
+    """The prior that ``latent_prior`` names.
+
+    Raises
+    ------
+    ValueError
+        If it names none.
+    """
+    if given is None or isinstance(given, Prior):
+        return given
+    if given == "gaussian":
+        return Gaussian()
+    raise ValueError(
+        f"latent_prior={given!r} was given; expected 'gaussian', None or a Prior of gplvm_xp.priors"
+    )
+
+
+def check_parameters(model: Any, Y: np.ndarray) -> None:
+    """Raise ``ValueError`` or ``TypeError`` where the parameters don't fit the table."""
+    n, D = Y.shape
+    q = model.n_components
+    if isinstance(q, bool) or not isinstance(q, int | np.integer) or q < 1:
+        raise ValueError(f"n_components={q!r} was given; expected an integer of 1 or more")
+    if n < 2:
+        raise ValueError(
+            f"X has {n} sample(s) (rows); a latent space needs at least 2: give more rows, or "
+            "transpose the table if its rows are the variables"
+        )
+    if q == D == 2:
+        # scikit-learn's conformance suite fits the default of two to tables of two columns.
+        warnings.warn(
+            "n_components=2 and X has 2 features: nothing is reduced; use n_components=1",
+            UserWarning,
+            stacklevel=4,
+        )
+    elif q >= D:
+        raise ValueError(
+            f"n_components={q} and X has {D} feature(s); expected fewer latent dimensions than "
+            f"columns: lower n_components below {D}"
+        )
+    if q >= n:
+        raise ValueError(
+            f"n_components={q} and X has {n} sample(s); expected fewer latent dimensions than "
+            f"rows: lower n_components below {n}"
+        )
+    if model.gauge not in ("fixed", "free"):
+        raise ValueError(f"gauge={model.gauge!r} was given; expected 'fixed' or 'free'")
+    if model.optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer={model.optimizer!r} was given; expected one of "
+            f"{', '.join(map(repr, OPTIMIZERS))}"
+        )
+    if model.kernel is not None and not isinstance(model.kernel, Kernel):
+        raise TypeError(
+            f"kernel is a {type(model.kernel).__name__}; expected one of gplvm_xp.kernels, for "
+            "example RBF() + White()"
+        )
+    if not (math.isfinite(model.jitter) and model.jitter >= 0):
+        raise ValueError(f"jitter={model.jitter!r} was given; expected a number of 0 or more")
+    if model.n_restarts < 0:
+        raise ValueError(f"n_restarts={model.n_restarts!r} was given; expected 0 or more")
+    latent_prior(model.latent_prior)
+
+
+def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> None:
+    """Warn of a fit that ended early, and of a precision that can't carry its gradient."""
+    result = found.result
+    if result.status in ("interrupted", "time_limit", "failed"):
+        warnings.warn(
+            f"the fit ended early ({result.message}); the best state of {result.steps} steps is "
+            "kept",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    elif result.status == "max_steps":
+        warnings.warn(
+            f"max_iter={model.max_iter} steps were taken and the largest gradient entry is "
+            f"{result.grad_norm:.3g}; raise max_iter to go on",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    condition = float(np.nanvar(Y)) * Y.shape[0] / (found.noise + found.jitter)
+    if b.eps * condition > 1e-3:
+        warnings.warn(
+            f"the covariance's condition number is up to {condition:.1e} and dtype="
+            f"{model.dtype!r} resolves {1 / b.eps:.0e}: gradients are inaccurate; use "
+            "dtype='float64' or a larger jitter",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+
+
+__all__ = [
+    "Found",
+    "Search",
+    "check_parameters",
+    "gauge_blocks",
+    "latent_prior",
+    "say_how_it_ended",
+    "search",
+]

@@ -1,0 +1,388 @@
+"""Pictures of a fitted model, with Matplotlib (``pip install 'gplvm-xp[plot]'``).
+
+Every function draws on the Axes it is given, or on a Figure of its own without pyplot's global
+state, and returns the Axes: ``latent(model, labels).figure.savefig("picture.png")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gplvm_xp import backend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours (without yellow, which is lost on white) and three dark ones of Tol's
+# "muted" scheme: told apart with any colour vision, more so with the markers.
+_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#56B4E9",
+    "#332288",
+    "#999933",
+    "#882255",
+    "#111111",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_LINES = ("-", "--", ":", "-.")
+_NO_LABEL = "#8a8a8a"
+# More classes than this are drawn by a continuous scale if they are numbers.
+_MOST_CLASSES = 30
+_BATCH_NUMBERS = 2**22
+
+
+def latent(
+    model: Any,
+    labels: ArrayLike | None = None,
+    *,
+    dims: tuple[int, int] = (0, 1),
+    ax: Axes | None = None,
+    resolution: int = 100,
+    uncertainty: bool = True,
+    outputs: int = 3,
+    title: str | None = None,
+) -> Axes:
+    """Training latents by label over the predictive uncertainty.
+
+    The grey image is the standard deviation of the noiseless function, averaged over the outputs
+    (root mean square): white where the data pin the mapping down. Other latent dimensions stay at
+    their mean over the training rows. With one latent dimension the outputs are drawn against it:
+    mean curves with bands of two standard deviations.
+
+    Parameters
+    ----------
+    model : GPLVM
+        Fitted.
+    labels : array_like (n,), optional
+        Classes (text, integers, booleans), or a number per row to colour by.
+    dims : (int, int)
+        Latent dimensions on the two axes.
+    ax : matplotlib Axes, optional
+    resolution : int
+        Grid points along the longer side.
+    uncertainty : bool
+        Whether to draw the grey image (one prediction for each grid point, in batches).
+    outputs : int
+        With one latent dimension: how many outputs to draw, those of largest variance.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError
+        If the labels do not match the rows, or ``dims`` or ``resolution`` are out of range.
+    """
+    Z = _host(model.embedding_)
+    n, q = Z.shape
+    classes = None if labels is None else np.asarray(labels)
+    if classes is not None and classes.shape != (n,):
+        raise ValueError(
+            f"labels have shape {classes.shape}; expected ({n},): one for each training row"
+        )
+    if resolution < 2:
+        raise ValueError(f"resolution={resolution} was given; expected 2 or more grid points")
+    if q == 1:
+        return _line(model, Z, classes, _axes(ax), resolution, outputs, title)
+    if len(dims) != 2 or dims[0] == dims[1] or not all(0 <= d < q for d in dims):
+        raise ValueError(
+            f"dims={dims} was given; expected two different latent dimensions of 0 to {q - 1}"
+        )
+    points = Z[:, list(dims)]
+    low, high = _frame(points)
+    # Equal scales fill the figure where it has the shape of the data.
+    width, height = 5.0 * (high - low) / (high - low).max()
+    ax = _axes(ax, (width + 1.5, height + 1.3))
+    if uncertainty:
+        _uncertainty(model, Z, dims, low, high, resolution, ax)
+    _scatter(ax, points[:, 0], points[:, 1], classes)
+    ax.set(
+        xlim=(low[0], high[0]),
+        ylim=(low[1], high[1]),
+        aspect="equal",
+        xlabel=f"latent dimension {dims[0] + 1}",
+        ylabel=f"latent dimension {dims[1] + 1}",
+    )
+    ax.set_title(_title(model, n, q) if title is None else title)
+    return ax
+
+
+def relevance(model: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Bars of how much each latent dimension matters (``model.relevance()``, the largest 1).
+
+    Parameters
+    ----------
+    model : GPLVM
+        Fitted.
+    ax : matplotlib Axes, optional
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    """
+    values = _host(model.relevance())
+    ax = _axes(ax, (0.6 * max(values.size, 4) + 2.0, 3.4))
+    places = np.arange(1, values.size + 1)
+    bars = ax.bar(places, values, width=0.7, color=_COLOURS[0], zorder=2)
+    ax.bar_label(bars, labels=[f"{v:.2g}" for v in values], padding=2, fontsize=9)
+    ax.set(
+        xlabel="latent dimension",
+        ylabel="relevance (largest = 1)",
+        xlim=(0.4, values.size + 0.6),
+        ylim=(0.0, 1.12 * max(float(values.max()), 1e-12)),
+    )
+    ax.set_xticks(places)
+    _tidy(ax)
+    ax.set_title("Relevance of each latent dimension" if title is None else title)
+    return ax
+
+
+def loss(
+    model: Any, *, ax: Axes | None = None, log: bool = False, title: str | None = None
+) -> Axes:
+    """The objective after each accepted step of the fit.
+
+    Parameters
+    ----------
+    model : GPLVM
+        Fitted.
+    ax : matplotlib Axes, optional
+    log : bool
+        Draw the distance to the lowest value on a logarithmic axis, which shows the slow end.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    """
+    values = _host(model.loss_curve_)
+    ax = _axes(ax, (5.6, 3.6))
+    steps = np.arange(values.size)
+    best = float(np.nanmin(values))
+    if log:
+        above = values - best
+        keep = above > 0
+        ax.semilogy(steps[keep], above[keep], color=_COLOURS[0], linewidth=1.8)
+        ax.set_ylabel("negative log posterior above its lowest (nats)")
+    else:
+        ax.plot(steps, values, color=_COLOURS[0], linewidth=1.8)
+        ax.set_ylabel("negative log posterior (nats)")
+    ax.plot([], [], " ", label=f"lowest: {best:.6g}")
+    ax.legend(frameon=False, loc="upper right", handlelength=0)
+    ax.set_xlabel("optimiser step")
+    ax.locator_params(axis="x", integer=True)
+    _tidy(ax)
+    ended = str(getattr(model, "status_", "")).replace("_", " ")
+    ax.set_title((f"Fit of the model ({ended})" if ended else "Fit") if title is None else title)
+    return ax
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.6)) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"plots need Matplotlib, which can't be imported ({error}); install it with "
+            "pip install 'gplvm-xp[plot]'"
+        ) from error
+    return Figure(figsize=size, dpi=150, layout="constrained").subplots()
+
+
+def _host(a: Any) -> np.ndarray:
+    return np.asarray(backend.of(a).to_host(a), dtype=np.float64)
+
+
+def _title(model: Any, n: int, q: int) -> str:
+    D = model.training_data_.shape[1]
+    dimensions = "dimension" if q == 1 else "dimensions"
+    return f"{type(model).__name__}: {n} rows of {D} columns in {q} latent {dimensions}"
+
+
+def _frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Limits with a margin; the shorter side is at least 0.6 of the longer one."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle, half = 0.5 * (low + high), 0.54 * (high - low)
+    half = np.maximum(half, 0.6 * half.max())
+    half = np.where(half > 0, half, 1.0)
+    return middle - half, middle + half
+
+
+def _uncertainty(
+    model: Any,
+    Z: np.ndarray,
+    dims: tuple[int, int],
+    low: np.ndarray,
+    high: np.ndarray,
+    resolution: int,
+    ax: Axes,
+) -> None:
+    step = (high - low).max() / resolution
+    sides = [low[a] + (np.arange(round((high - low)[a] / step)) + 0.5) * step for a in (0, 1)]
+    across, up = np.meshgrid(*sides)
+    grid = np.broadcast_to(Z.mean(axis=0), (across.size, Z.shape[1])).copy()
+    grid[:, dims[0]], grid[:, dims[1]] = across.ravel(), up.ravel()
+    sd = np.concatenate([np.sqrt(v.mean(axis=1)) for _, v in _predictions(model, grid)])
+    image = ax.imshow(
+        sd.reshape(across.shape),
+        origin="lower",
+        extent=(low[0], high[0], low[1], high[1]),
+        cmap=_greys(),
+        vmin=0.0,
+        interpolation="bilinear",
+        zorder=0,
+    )
+    _bar(ax, image, "predictive standard deviation (units of the data)", 1.02)
+
+
+def _bar(ax: Axes, image: Any, text: str, left: float) -> None:
+    # An inset has the height of the axes, which equal scales make shorter than their cell.
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((left, 0.0, 0.035, 1.0)), label=text)
+    bar.outline.set_linewidth(0.6)
+
+
+def _greys() -> Any:
+    """White to a grey on which every colour of the palette still stands out."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("uncertainty", ["#ffffff", "#8f8f8f"])
+
+
+def _predictions(model: Any, latents: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    step = max(1, _BATCH_NUMBERS // model.training_data_.shape[1])
+    for i in range(0, latents.shape[0], step):
+        yield model.predict(latents[i : i + step], return_var=True, noise=False)
+
+
+def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, labels: np.ndarray | None) -> None:
+    size = float(np.clip(12000.0 / x.size, 10.0, 42.0))
+    edge: dict[str, Any] = {
+        "edgecolors": "white",
+        "linewidths": 0.4 if x.size < 1000 else 0.2,
+        "zorder": 3,
+    }
+    if labels is None:
+        ax.scatter(x, y, s=size, color=_COLOURS[0], **edge)
+        return
+    names = np.unique(labels)
+    if names.size > _MOST_CLASSES and labels.dtype.kind in "iuf":
+        dots = ax.scatter(x, y, s=size, c=labels, cmap="viridis", **edge)
+        _bar(ax, dots, "label", 1.02 if not ax.child_axes else 1.22)
+        return
+    # Classes drawn one after another hide each other; the largest first hides the fewest points.
+    sizes = {name: int(np.count_nonzero(labels == name)) for name in names}
+    for k in np.argsort([-sizes[name] for name in names], kind="stable"):
+        mine = labels == names[k]
+        blank = str(names[k]) == ""
+        marker = _MARKERS[(k + k // len(_COLOURS)) % len(_MARKERS)]
+        ax.scatter(
+            x[mine],
+            y[mine],
+            s=size * (1.5 if marker in "PX" else 1.0),
+            color=_NO_LABEL if blank else _COLOURS[k % len(_COLOURS)],
+            marker=marker,
+            label="no label" if blank else str(names[k]),
+            **edge,
+        )
+    _legend(ax, [str(name) or "no label" for name in names])
+
+
+def _legend(ax: Axes, names: list[str]) -> None:
+    """One entry a class below the axes, in the order of ``names``."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.legend_handler import HandlerPathCollection
+
+    drawn = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    count, longest = len(names), max(len(name) for name in names)
+    ax.legend(
+        [drawn[name] for name in names],
+        names,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.11),
+        ncols=min(count, max(2, 50 // (longest + 4)), 10 if count > 12 else 5),
+        frameon=False,
+        handletextpad=0.1,
+        columnspacing=1.0,
+        handler_map={PathCollection: HandlerPathCollection(sizes=[40.0])},
+    )
+
+
+def _line(
+    model: Any,
+    Z: np.ndarray,
+    labels: np.ndarray | None,
+    ax: Axes,
+    resolution: int,
+    outputs: int,
+    title: str | None,
+) -> Axes:
+    Y = model.training_data_
+    shown = np.argsort(-np.nanvar(Y, axis=0), kind="stable")[: max(1, outputs)]
+    low, high = Z.min(), Z.max()
+    margin = 0.06 * (high - low) or 1.0
+    grid = np.linspace(low - margin, high + margin, max(resolution, 200))[:, None]
+    mean, variance = model.predict(grid, return_var=True, noise=True)
+    names = getattr(model, "feature_names_in_", None)
+    for k, d in enumerate(shown):
+        # Beside labels, which take the colours, the outputs are told apart by their lines.
+        colour = _COLOURS[k % len(_COLOURS)] if labels is None else "#333333"
+        style = "-" if labels is None else _LINES[k % len(_LINES)]
+        sd = np.sqrt(variance[:, d])
+        band = (mean[:, d] - 2.0 * sd, mean[:, d] + 2.0 * sd)
+        ax.fill_between(grid[:, 0], *band, color=colour, alpha=0.15, linewidth=0)
+        name = f"column {d}" if names is None else str(names[d])
+        ax.plot(grid[:, 0], mean[:, d], style, color=colour, linewidth=1.8, label=name)
+        ax.plot(Z[:, 0], Y[:, d], ".", color=colour, markersize=4, alpha=0.6)
+    ax.set(
+        xlabel="latent dimension 1",
+        ylabel="data (mean and ± 2 standard deviations)",
+        xlim=(grid[0, 0], grid[-1, 0]),
+    )
+    first = ax.legend(frameon=False, loc="upper left")
+    if labels is not None:
+        _, row = np.unique(labels, return_inverse=True)
+        row = row if row.max() < _MOST_CLASSES else np.zeros_like(row)
+        bottom, top = ax.get_ylim()
+        space = 0.035 * (top - bottom)
+        _scatter(ax, Z[:, 0], bottom - space * row, labels)
+        ax.set_ylim(bottom - space * (row.max() + 1), top)
+        ax.add_artist(first)
+    _tidy(ax)
+    ax.set_title(_title(model, *Z.shape) if title is None else title)
+    return ax
+
+
+def _tidy(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
+    ax.set_axisbelow(True)
+
+
+__all__ = ["latent", "loss", "relevance"]

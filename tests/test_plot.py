@@ -1,0 +1,208 @@
+"""Pictures: what is on the axes, that nothing warns, and that Matplotlib is optional."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+matplotlib = pytest.importorskip("matplotlib")
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.collections import PathCollection  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from gplvm_xp import GPLVM, plot  # noqa: E402
+
+
+def table(n: int = 40, D: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(n, 2))
+    return np.sin(z @ rng.normal(size=(2, D))) + 0.1 * rng.normal(size=(n, D))
+
+
+def fitted(q: int) -> GPLVM:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GPLVM(q, max_iter=15).fit(table())
+
+
+@pytest.fixture(scope="module")
+def model() -> GPLVM:
+    return fitted(2)
+
+
+@pytest.fixture(scope="module")
+def wide() -> GPLVM:
+    return fitted(4)
+
+
+def drawn(ax: Axes) -> Axes:
+    """The axes after a real drawing, where Matplotlib's own warnings would appear."""
+    file = io.BytesIO()
+    ax.figure.savefig(file, format="png", dpi=50)
+    assert file.getvalue().startswith(b"\x89PNG")
+    return ax
+
+
+def scatters(ax: Axes) -> list[PathCollection]:
+    return [c for c in ax.collections if isinstance(c, PathCollection)]
+
+
+def legend_texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_points_by_label_over_the_uncertainty(model: GPLVM) -> None:
+    labels = np.repeat(["b", "a", "c", "b"], 10)
+    ax = drawn(plot.latent(model, labels, resolution=20))
+    assert isinstance(ax.figure, Figure)
+    assert legend_texts(ax) == ["a", "b", "c"]
+    offsets = np.concatenate([np.asarray(s.get_offsets()) for s in scatters(ax)])
+    np.testing.assert_array_equal(np.sort(offsets, axis=0), np.sort(model.embedding_, axis=0))
+    colours = {tuple(s.get_facecolor()[0]) for s in scatters(ax)}
+    assert len(colours) == 3
+    assert ax.get_xlabel() == "latent dimension 1"
+    assert "40 rows of 5 columns in 2 latent dimensions" in ax.get_title()
+    (bar,) = ax.child_axes
+    assert "standard deviation" in bar.get_ylabel()
+
+
+def test_the_image_is_the_predictive_standard_deviation(model: GPLVM) -> None:
+    ax = plot.latent(model, resolution=25)
+    (image,) = ax.images
+    sd = np.asarray(image.get_array())
+    left, right, bottom, top = image.get_extent()
+    assert max(sd.shape) == 25
+    assert (left, right) == ax.get_xlim()
+    i, j = 3, 7
+    x = left + (j + 0.5) * (right - left) / sd.shape[1]
+    y = bottom + (i + 0.5) * (top - bottom) / sd.shape[0]
+    _, variance = model.predict(np.array([[x, y]]), return_var=True, noise=False)
+    np.testing.assert_allclose(sd[i, j], np.sqrt(variance.mean()), rtol=0.02)
+    # White is certain: darkest far from the data.
+    assert image.get_clim()[0] == 0.0
+    assert image.cmap(0.0)[0] > image.cmap(1.0)[0]
+
+
+def test_every_training_point_is_inside(model: GPLVM) -> None:
+    ax = plot.latent(model, uncertainty=False)
+    assert not ax.images
+    assert np.all(model.embedding_[:, 0] > ax.get_xlim()[0])
+    assert np.all(model.embedding_[:, 1] < ax.get_ylim()[1])
+
+
+def test_ten_classes_have_different_colours_and_markers(model: GPLVM) -> None:
+    ax = plot.latent(model, np.arange(40) % 10, uncertainty=False)
+    looks = {
+        (tuple(s.get_facecolor()[0]), s.get_paths()[0].vertices.tobytes()) for s in scatters(ax)
+    }
+    assert len({colour for colour, _ in looks}) == 10
+    assert len({marker for _, marker in looks}) == 10
+
+
+def test_missing_labels_and_many_classes(model: GPLVM) -> None:
+    ax = drawn(plot.latent(model, np.array(["", "x"] * 20), resolution=8))
+    assert legend_texts(ax) == ["no label", "x"]
+    ax = drawn(plot.latent(model, np.arange(40) % 25, resolution=8))
+    assert len(legend_texts(ax)) == 25
+
+
+def test_a_number_per_row_is_a_colour_scale(model: GPLVM) -> None:
+    ax = drawn(plot.latent(model, np.linspace(0.0, 1.0, 40), resolution=8))
+    assert ax.get_legend() is None
+    assert [a.get_ylabel() for a in ax.child_axes][1] == "label"
+
+
+def test_two_of_more_dimensions(wide: GPLVM) -> None:
+    ax = drawn(plot.latent(wide, dims=(3, 1), resolution=8))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent dimension 4", "latent dimension 2")
+    np.testing.assert_array_equal(
+        np.asarray(scatters(ax)[0].get_offsets()), wide.embedding_[:, [3, 1]]
+    )
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_one_dimension_shows_curves_with_bands(labelled: bool) -> None:
+    model = fitted(1)
+    labels = np.repeat(["u", "v"], 20) if labelled else None
+    ax = drawn(plot.latent(model, labels, outputs=2))
+    curves = [line for line in ax.lines if line.get_label().startswith("column")]
+    assert len(curves) == 2
+    largest = np.argsort(-np.var(model.training_data_, axis=0))[:2]
+    assert {c.get_label() for c in curves} == {f"column {d}" for d in largest}
+    at = curves[0].get_xdata()[:, None]
+    np.testing.assert_allclose(curves[0].get_ydata(), model.predict(at)[:, largest[0]])
+    assert ax.get_title().endswith("1 latent dimension")
+    assert len(scatters(ax)) == (2 if labelled else 0)
+
+
+def test_relevance_bars(wide: GPLVM) -> None:
+    ax = drawn(plot.relevance(wide))
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], wide.relevance())
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent dimension", "relevance (largest = 1)")
+
+
+def test_loss_curve(model: GPLVM) -> None:
+    ax = drawn(plot.loss(model))
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), model.loss_curve_)
+    assert ax.get_ylabel() == "negative log posterior (nats)"
+    assert "max steps" in ax.get_title()
+    ax = drawn(plot.loss(model, log=True, title="fit"))
+    assert (ax.get_yscale(), ax.get_title()) == ("log", "fit")
+
+
+def test_given_axes_are_used_and_returned(model: GPLVM) -> None:
+    axes = Figure(figsize=(9, 3), layout="constrained").subplots(1, 3)
+    assert plot.latent(model, np.arange(40) % 2, ax=axes[0], resolution=6) is axes[0]
+    assert plot.relevance(model, ax=axes[1]) is axes[1]
+    assert plot.loss(model, ax=axes[2]) is axes[2]
+    drawn(axes[0])
+
+
+def test_pyplot_is_never_imported(model: GPLVM) -> None:
+    before = "matplotlib.pyplot" in sys.modules
+    drawn(plot.latent(model, resolution=5))
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_a_file_is_written(model: GPLVM, tmp_path: Path) -> None:
+    plot.latent(model, resolution=5).figure.savefig(tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"labels": [1, 2]}, r"labels have shape \(2,\); expected \(40,\)"),
+        ({"dims": (0, 0)}, r"dims=\(0, 0\) was given; expected two different"),
+        ({"dims": (0, 2)}, "0 to 1"),
+        ({"resolution": 1}, "resolution=1 was given; expected 2 or more"),
+    ],
+)
+def test_bad_arguments(model: GPLVM, arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        plot.latent(model, **arguments)
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(
+    model: GPLVM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    for draw in (plot.latent, plot.relevance, plot.loss):
+        with pytest.raises(ImportError, match=r"pip install 'gplvm-xp\[plot\]'"):
+            draw(model)
