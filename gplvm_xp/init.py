@@ -55,7 +55,7 @@ def fix_scale(X: np.ndarray) -> np.ndarray:
 def principal_components(Y: np.ndarray, q: int) -> np.ndarray:
     """Scores of the covariance PCA (centred, columns not rescaled), (n, q)."""
     U, s, _ = np.linalg.svd(Y - Y.mean(axis=0), full_matrices=False)
-    return U[:, :q] * s[:q]
+    return np.asarray(U[:, :q] * s[:q])
 
 
 def dual_ppca(Y: np.ndarray, q: int) -> tuple[np.ndarray, float]:

@@ -212,6 +212,8 @@ class NewRows:
     Y: Array
     seen: Array
 
+    # A trial may lie anywhere, and one that fails is a value: NumPy need not warn of it.
+    @np.errstate(all="ignore")
     def value_and_grad(self, X: Array, index: Array) -> tuple[Array, Array]:
         """f (r,) and its gradient (r, q) of the rows ``index`` (r,) at X (r, q)."""
         p, b, xp = self.posterior, self.posterior.backend, self.posterior.backend.xp
@@ -276,7 +278,7 @@ class NewRows:
         """The most probable latents (N, q), f there (N,), and which rows converged (N,) bool.
 
         BFGS from every start, the best end of each row, then two Newton steps. A row has converged
-        where a further one promises less than 1e-6 nats (1e-2 in float32), that is a thousandth of a
+        where a further one promises less than 1e-6 nats (1e-2 in float32), a thousandth of a
         posterior deviation: f is steep, and rounding leaves its gradient too few digits to go by.
         """
         b, xp = self.posterior.backend, self.posterior.backend.xp

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,28 +87,32 @@ class NumpyBackend(Backend):
         return free if group is None else min(free, group)
 
     def tile_shape(self, n: int) -> tuple[int, int]:
-        # Large enough that threads seldom meet at the interpreter's lock, and one block for each
-        # of two threads stays near two percent of n × n from n = 4000 on.
-        return min(n, 256), min(n, 384 if n < 6000 else 1024)
+        # Large enough that the interpreter's share is small, and two percent of n × n at n = 4000.
+        return min(n, 256), min(n, 1024)
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:
         _keep_freed_memory()
         work = list(tiles)
-        threads = min(_threads(), len(work), os.cpu_count() or 1)
-        if threads < 2 or len(work) < 8:
-            yield from map(function, work)
-            return
-        # The small products inside a block must not each start the BLAS's own threads.
-        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            # A short queue: results that wait for their turn are memory too.
-            queue = collections.deque(pool.submit(function, tile) for tile in work[: 2 * threads])
-            for tile in work[2 * threads :]:
-                yield queue.popleft().result()
-                queue.append(pool.submit(function, tile))
-            while queue:
-                yield queue.popleft().result()
+        # Few threads spend their gain on handing over the interpreter's lock (and all of it and
+        # much more where other programs want the cores); many blocks in flight cost memory.
+        threads = _threads()
+        workers = min(threads, len(work) // 25) if threads >= 4 else 1
+        # The small products inside a block must not start the BLAS's own threads.
+        with _pools().limit(limits=1, user_api="blas"):
+            if workers < 2:
+                yield from map(function, work)
+                return
+            with ThreadPoolExecutor(workers) as pool:
+                # A short queue: results that wait for their turn are memory too.
+                first, rest = work[: 2 * workers], work[2 * workers :]
+                queue = collections.deque(pool.submit(function, tile) for tile in first)
+                for tile in rest:
+                    yield queue.popleft().result()
+                    queue.append(pool.submit(function, tile))
+                while queue:
+                    yield queue.popleft().result()
 
     def cholesky(self, K: Array) -> tuple[Array, Array]:
         K = np.ascontiguousarray(K)
@@ -153,9 +156,7 @@ class NumpyBackend(Backend):
         C[np.arange(C.shape[0]), np.arange(C.shape[0])] += value
         return C
 
-    def squared_distances(
-        self, A: Array, B: Array | None = None, out: Array | None = None
-    ) -> Array:
+    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
         # One product gives |a|² + |b|² − 2 a·b by two extra columns: a single pass over the block.
         n, q = A.shape
         other = A if B is None else B
@@ -164,7 +165,7 @@ class NumpyBackend(Backend):
         right = np.empty((other.shape[0], q + 2), dtype=A.dtype)
         right[:, :q], right[:, q + 1] = other, 1.0
         right[:, q] = np.einsum("ij,ij->i", other, other)
-        r2 = np.matmul(left, right.T, out=out)
+        r2 = left @ right.T
         # Only rounding makes an entry negative; its magnitude is as near the truth as 0.
         np.abs(r2, out=r2)
         if B is None:

@@ -206,14 +206,11 @@ class Backend:
         """C + value I, or C + diag(value); C is consumed. ``value`` is 0-d or (n,)."""
         return C + value * self.eye(C.shape[0])
 
-    def squared_distances(
-        self, A: Array, B: Array | None = None, out: Array | None = None
-    ) -> Array:
+    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
         """Squared Euclidean distances of rows, (n, m); exactly 0 on the diagonal where B is None.
 
         By one matrix product, so A and B must be centred by the caller: the absolute error is of
-        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0). ``out`` is memory that
-        may be used for the result; the caller takes what is returned.
+        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0).
         """
         xp = self.xp
         other = A if B is None else B

@@ -18,7 +18,7 @@ from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.optim import OptResult, Progress, minimise
-from gplvm_xp.priors import Gaussian, Prior
+from gplvm_xp.priors import Gamma, Gaussian, LogNormal, Prior
 
 # Where the start has no Cholesky factor: at least this part of the data's variance, then tenfold.
 JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
@@ -139,6 +139,11 @@ def latent_prior(given: Any) -> Prior | None:
     ValueError
         If it names none.
     """
+    if isinstance(given, Gamma | LogNormal):
+        raise ValueError(
+            f"latent_prior={given!r} is a density of positive numbers and latents have any sign; "
+            "use gplvm_xp.priors.Gaussian, or a Prior of your own on the whole line"
+        )
     if given is None or isinstance(given, Prior):
         return given
     if given == "gaussian":
@@ -190,8 +195,16 @@ def check_parameters(model: Any, Y: np.ndarray) -> None:
         )
     if not (math.isfinite(model.jitter) and model.jitter >= 0):
         raise ValueError(f"jitter={model.jitter!r} was given; expected a number of 0 or more")
-    if model.n_restarts < 0:
-        raise ValueError(f"n_restarts={model.n_restarts!r} was given; expected 0 or more")
+    for name in ("n_restarts", "max_iter", "tol", "time_limit"):
+        value = getattr(model, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"{name}={value!r} was given; expected a number of 0 or more")
+    for name, prior in (model.priors or {}).items():
+        if not isinstance(prior, Prior):
+            raise TypeError(
+                f"the prior of {name!r} is a {type(prior).__name__}; expected a Prior of "
+                "gplvm_xp.priors, for example LogNormal(0, 1)"
+            )
     latent_prior(model.latent_prior)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -142,9 +143,12 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ValueError
-            If the model has no Gaussian latent prior to draw from.
+            If the model has no Gaussian latent prior to draw from, or ``n_samples`` is not a
+            positive integer.
         """
         check_is_fitted(self)
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} was given; expected an integer of 1 or more")
         prior = latent_prior(self.latent_prior)
         if not isinstance(prior, Gaussian):
             raise ValueError(

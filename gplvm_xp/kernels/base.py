@@ -76,10 +76,6 @@ class Kernel(ABC):
         """The tree's CUDA type for q inputs, or None: then a GPU runs the array-API form."""
         return None
 
-    def _gram_into(self, theta: Array, X: Array, Z: Array | None, out: Array) -> None:
-        """Write K into a view of a larger matrix; overridden where it can be built in place."""
-        out[...] = self._gram(theta, X, Z)
-
     def _pull(self, theta: Array, X: Array, Z: Array | None, G: Array) -> Gradients:
         """The pullback alone; overridden where making K as well would cost a pass."""
         return self._gram_pullback(theta, X, Z)[1](G)
@@ -186,7 +182,7 @@ class Kernel(ABC):
         def block(tile: Tile) -> None:
             i0, i1, j0, j1 = tile
             Z = None if i0 == j0 else X[j0:j1, :]
-            self._gram_into(theta, X[i0:i1, :], Z, out[i0:i1, j0:j1])
+            out[i0:i1, j0:j1] = self._gram(theta, X[i0:i1, :], Z)
 
         for _ in b.map_tiles(block, b.lower_tiles(X.shape[0])):
             pass

@@ -159,6 +159,8 @@ class ExactObjective:
         """theta (p,), noise (0-d) and X (n, q) at a point, blocks that are held included."""
         return self._named(self.layout.unpack(x)[0])
 
+    # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
+    @np.errstate(all="ignore")
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """The objective and its gradient in the flat vector; nothing waits for the device.
 
