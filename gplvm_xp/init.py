@@ -59,7 +59,7 @@ def principal_components(Y: np.ndarray, q: int) -> np.ndarray:
 
 
 def dual_ppca(Y: np.ndarray, q: int) -> tuple[np.ndarray, float]:
-    """The maximum of the linear GPLVM K = X Xᵀ + σ² I (math.md 2.6).
+    """The maximum of the linear GPLVM K = X Xᵀ + σ² I (docs/derivations/linear.md).
 
     X = U_q (Λ_q − σ²)^{1/2} with the leading eigenpairs of Y Yᵀ/D, and σ² the mean of the rest.
 

@@ -110,7 +110,7 @@ class Layout:
             In each block's own shape.
         to_gradient : callable
             Takes gradients in natural space, by name (a missing name is a zero), and returns the
-            gradient in the unconstrained vector: g_η = θ ∘ g_θ for θ = e^η (math.md 0.2).
+            gradient in the unconstrained vector: g_η = θ ∘ g_θ for θ = e^η.
         """
         xp = backend.of(x).xp
         where = self.slices()

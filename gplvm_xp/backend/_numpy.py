@@ -6,6 +6,7 @@ import collections
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,12 @@ def _keep_freed_memory() -> None:
     """
     del_me = np.empty(2**25 - 2**16, dtype=np.uint8)
     del del_me
+
+
+def _calm(n: int) -> AbstractContextManager[Any]:
+    """One BLAS thread for a small matrix: a second gains little, and on a busy machine the threads
+    wait for each other a hundred times longer than they work."""
+    return _pools().limit(limits=1, user_api="blas") if n < 512 else nullcontext()
 
 
 def _limit_of_cgroup() -> int | None:
@@ -117,30 +124,36 @@ class NumpyBackend(Backend):
     def cholesky(self, K: Array) -> tuple[Array, Array]:
         K = np.ascontiguousarray(K)
         # The transposed view of a C-ordered buffer is what LAPACK calls column order: in place.
-        c, info = _blas("potrf", self._kind)(K.T, lower=0, clean=0, overwrite_a=1)
-        return c.T, np.asarray(info == 0)
+        with _calm(K.shape[0]):
+            c, info = _blas("potrf", self._kind)(K.T, lower=0, clean=0, overwrite_a=1)
+        # LAPACK's test of a pivot lets NaN through.
+        return c.T, np.asarray(info == 0 and np.all(np.isfinite(c.diagonal())))
 
     def inverse_from_cholesky(self, L: Array) -> Array:
         L = np.ascontiguousarray(L)
-        c, _ = _blas("potri", self._kind)(L.T, lower=0, overwrite_c=1)
+        with _calm(L.shape[0]):
+            c, _ = _blas("potri", self._kind)(L.T, lower=0, overwrite_c=1)
         return c.T
 
     def solve_triangular(self, L: Array, B: Array, trans: bool = False) -> Array:
         # L is lower in C order, hence upper in column order: transposing twice cancels.
         L = np.ascontiguousarray(L)
-        return _blas("trsm", self._kind)(
-            1.0, L.T, np.asfortranarray(B), lower=0, trans_a=0 if trans else 1, overwrite_b=0
-        )
+        with _calm(L.shape[0]):
+            return _blas("trsm", self._kind)(
+                1.0, L.T, np.asfortranarray(B), lower=0, trans_a=0 if trans else 1, overwrite_b=0
+            )
 
     def cho_solve(self, L: Array, B: Array) -> Array:
         L = np.ascontiguousarray(L)
-        z, _ = _blas("potrs", self._kind)(L.T, np.asfortranarray(B), lower=0, overwrite_b=0)
+        with _calm(L.shape[0]):
+            z, _ = _blas("potrs", self._kind)(L.T, np.asfortranarray(B), lower=0, overwrite_b=0)
         return z
 
     def rank_update(self, C: Array, A: Array, alpha: float, beta: float) -> Array:
         C = np.ascontiguousarray(C)
         A = np.ascontiguousarray(A)
-        out = _blas("syrk", self._kind)(alpha, A.T, beta, C.T, trans=1, lower=0, overwrite_c=1)
+        with _calm(C.shape[0]):
+            out = _blas("syrk", self._kind)(alpha, A.T, beta, C.T, trans=1, lower=0, overwrite_c=1)
         return out.T
 
     def complete(self, C: Array) -> Array:
@@ -156,18 +169,20 @@ class NumpyBackend(Backend):
         C[np.arange(C.shape[0]), np.arange(C.shape[0])] += value
         return C
 
-    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
+    def squared_distances(self, A: Array, B: Array | None = None, factor: float = 1.0) -> Array:
         # One product gives |a|² + |b|² − 2 a·b by two extra columns: a single pass over the block.
         n, q = A.shape
         other = A if B is None else B
         left = np.empty((n, q + 2), dtype=A.dtype)
-        left[:, :q], left[:, q], left[:, q + 1] = -2.0 * A, 1.0, np.einsum("ij,ij->i", A, A)
+        left[:, :q], left[:, q] = (-2.0 * factor) * A, factor
+        left[:, q + 1] = factor * np.einsum("ij,ij->i", A, A)
         right = np.empty((other.shape[0], q + 2), dtype=A.dtype)
         right[:, :q], right[:, q + 1] = other, 1.0
         right[:, q] = np.einsum("ij,ij->i", other, other)
         r2 = left @ right.T
-        # Only rounding makes an entry negative; its magnitude is as near the truth as 0.
-        np.abs(r2, out=r2)
+        if factor > 0.0:
+            # Only rounding makes an entry negative; its magnitude is as near the truth as 0.
+            np.abs(r2, out=r2)
         if B is None:
             np.fill_diagonal(r2, 0.0)
         return r2

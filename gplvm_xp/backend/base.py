@@ -206,11 +206,12 @@ class Backend:
         """C + value I, or C + diag(value); C is consumed. ``value`` is 0-d or (n,)."""
         return C + value * self.eye(C.shape[0])
 
-    def squared_distances(self, A: Array, B: Array | None = None) -> Array:
-        """Squared Euclidean distances of rows, (n, m); exactly 0 on the diagonal where B is None.
+    def squared_distances(self, A: Array, B: Array | None = None, factor: float = 1.0) -> Array:
+        """``factor`` times |a_i − b_j|², (n, m); exactly 0 on the diagonal where B is None.
 
         By one matrix product, so A and B must be centred by the caller: the absolute error is of
-        the order eps · max|a|² (math: |a|² + |b|² − 2 a·b, clipped at 0).
+        the order eps · max|a|² (|a|² + |b|² − 2 a·b). With a positive factor nothing is negative;
+        with a negative one an entry may exceed 0 by that error.
         """
         xp = self.xp
         other = A if B is None else B
@@ -221,7 +222,7 @@ class Backend:
         r2 = xp.where(r2 < 0.0, 0.0, r2)
         if B is None:
             r2 = xp.where(xp.eye(A.shape[0], dtype=xp.bool, device=self.device), 0.0, r2)
-        return r2
+        return r2 if factor == 1.0 else factor * r2
 
     def exp(self, a: Array) -> Array:
         """e to the power of every entry; ``a`` is consumed."""

@@ -124,7 +124,7 @@ class GPLVM(FittedLatents):
     >>> from sklearn.datasets import load_iris
     >>> from gplvm_xp import GPLVM
     >>> X = load_iris().data[::5]
-    >>> GPLVM(n_components=2, max_iter=50).fit_transform(X).shape
+    >>> GPLVM(n_components=2, tol=1e-2).fit_transform(X).shape
     (30, 2)
     """
 

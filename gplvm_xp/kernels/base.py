@@ -30,7 +30,7 @@ class Kernel(ABC):
 
     Shapes throughout: X is (n, q), Z is (m, q) or None for "the same points as X", theta is (p,),
     K and its cotangent G are (n, m). ``T[i, j, a]`` is the derivative in the *first* argument,
-    ∂k(x, z_j)/∂x_a at x = x_i, also where Z is None and j = i (math.md 2.3).
+    ∂k(x, z_j)/∂x_a at x = x_i, also where Z is None and j = i.
     """
 
     # -- contract: a new kernel implements these -------------------------------------------------
@@ -206,23 +206,30 @@ class Kernel(ABC):
             gtheta, gX, _ = fused.pullback(theta, X, None, b.complete(G), symmetric=True)
             return gtheta, gX
 
+        tiles = b.lower_tiles(X.shape[0])
+        side = tiles[0][1]
+        below = xp.tril(xp.ones((side, side), dtype=xp.bool, device=b.device))
+        half = 1.0 - 0.5 * b.eye(side)
+
         def block(tile: Tile) -> tuple[Tile, Gradients]:
             i0, i1, j0, j1 = tile
             rows, g = X[i0:i1, :], G[i0:i1, j0:j1]
             if i0 == j0:
-                full = xp.tril(g) + xp.matrix_transpose(xp.tril(g, k=-1))
-                return tile, self._pull(theta, rows, None, full)
+                # With its diagonal halved, the lower triangle too is one of two mirror images.
+                k = i1 - i0
+                return tile, self._pull(
+                    theta, rows, None, xp.where(below[:k, :k], half[:k, :k] * g, 0.0)
+                )
             return tile, self._pull(theta, rows, X[j0:j1, :], g)
 
         gtheta, gX = xp.zeros_like(theta), xp.zeros_like(X)
-        for (i0, i1, j0, j1), (gt, gr, gc) in b.map_tiles(block, b.lower_tiles(X.shape[0])):
-            if gc is None:
-                gtheta += gt
-                gX[i0:i1, :] += gr
-            else:
-                gtheta += 2.0 * gt
-                gX[i0:i1, :] += 2.0 * gr
-                gX[j0:j1, :] += 2.0 * gc
+        for (i0, i1, j0, j1), (gt, gr, gc) in b.map_tiles(block, tiles):
+            gtheta += gt
+            gX[i0:i1, :] += gr
+            if gc is not None:
+                gX[j0:j1, :] += gc
+        gtheta *= 2.0
+        gX *= 2.0
         return gtheta, gX
 
     # -- algebra ---------------------------------------------------------------------------------

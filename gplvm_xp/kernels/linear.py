@@ -27,7 +27,7 @@ from gplvm_xp.params import Block
 class Linear(Kernel):
     """k(x, z) = Σ_a α_a x_a z_a.
 
-    Gradients for any G: gX = (G Z) diag(α), gZ = (Gᵀ X) diag(α), gα_a = x_aᵀ G z_a (math.md 2.4).
+    Gradients for any G: gX = (G Z) diag(α), gZ = (Gᵀ X) diag(α), gα_a = x_aᵀ G z_a.
 
     Parameters
     ----------

@@ -100,15 +100,14 @@ class Periodic(Kernel):
 
     def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:
         b = backend.of(X)
-        u = b.squared_distances(self._features(theta, X), self._features(theta, Z))
-        u *= -0.5
-        return theta[0] * b.xp.exp(u)
+        A, B = self._features(theta, X), self._features(theta, Z)
+        return theta[0] * b.exp(b.squared_distances(A, B, -0.5))
 
     def _gram_pullback(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Pullback]:
         b = backend.of(X)
         xp = b.xp
         A, B = self._features(theta, X), self._features(theta, Z)
-        k = xp.exp(-0.5 * b.squared_distances(A, B))
+        k = b.exp(b.squared_distances(A, B, -0.5))
         rate = 2.0 * math.pi / theta[-1]
 
         def pullback(G: Array) -> Gradients:
@@ -144,7 +143,7 @@ class Periodic(Kernel):
 
         A, dA = move(X, dX)
         B, dB = (None, None) if Z is None or dZ is None else move(Z, dZ)
-        k = b.xp.exp(-0.5 * b.squared_distances(A, B))
+        k = b.exp(b.squared_distances(A, B, -0.5))
         return k * (dtheta[0] - 0.5 * theta[0] * distances_jvp(A, B, dA, dB))
 
     def _sines(self, theta: Array, X: Array, Z: Array | None) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Radial kernels k = σ² κ(u), u = Σ_a (x_a − z_a)²/ℓ_a²: a profile each, everything else once.
 
-Gradients (math.md 2.4, with W = G ∘ σ² κ′(u), κ′ the derivative in u, A = X/ℓ, B = Z/ℓ):
+Gradients (docs/derivations/radial.md), with W = G ∘ σ² κ′(u), A = X/ℓ and B = Z/ℓ:
 
 * gA = 2 (A ∘ (W 1) − W B), gB = 2 (B ∘ (Wᵀ 1) − Wᵀ A), gX = gA/ℓ, gZ = gB/ℓ;
 * gℓ_a = −(Σ_i A_ia gA_ia + Σ_j B_ja gB_ja)/ℓ_a, because u depends on X and ℓ through A and B only;
@@ -53,6 +53,8 @@ class Radial(Kernel):
     lengthscale: float | tuple[float, ...] = 1.0
     fixed: tuple[str, ...] = ()
 
+    # What u is multiplied by before ``profile`` sees it: a pass over the block saved.
+    factor: ClassVar[float] = 1.0
     extras: ClassVar[tuple[str, ...]] = ()
     snippet: ClassVar[str] = ""
 
@@ -64,13 +66,13 @@ class Radial(Kernel):
 
     @abstractmethod
     def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
-        """κ(u) for unit variance; ``u`` may be overwritten, ``e`` are extra parameters (0-d)."""
+        """κ for unit variance from ``factor`` u, which may be overwritten; e are the extras."""
 
     @abstractmethod
     def profile_slope(
         self, b: Backend, u: Array, e: tuple[Array, ...]
     ) -> tuple[Array, Array, float]:
-        """κ(u), and w and c with κ′(u) = c w; ``u`` may be overwritten, w may be κ itself."""
+        """κ, and w and c with κ′ = dκ/du = c w, from the same input; w may be κ itself."""
 
     def extra_slopes(self, b: Backend, u: Array, e: tuple[Array, ...]) -> tuple[Array, ...]:
         """∂κ/∂e for each extra parameter."""
@@ -119,7 +121,7 @@ class Radial(Kernel):
         b = backend.of(X)
         variance, e, ell = self._split(theta)
         A, B = scaled(X, Z, ell)
-        K = self.profile(b, b.squared_distances(A, B), e)
+        K = self.profile(b, b.squared_distances(A, B, self.factor), e)
         K *= variance
         return K
 
@@ -176,7 +178,7 @@ class Radial(Kernel):
         """κ, w and c with κ′ = c w, and the slopes in the extra parameters."""
         b = backend.of(A)
         _, e, _ = self._split(theta)
-        u = b.squared_distances(A, B)
+        u = b.squared_distances(A, B, self.factor)
         slopes = self.extra_slopes(b, u, e)
         return *self.profile_slope(b, u, e), slopes
 
@@ -268,10 +270,10 @@ class RBF(Radial):
     See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.9.
     """
 
+    factor = -0.5
     snippet = "k = exp(T(-0.5) * u); dk = T(-0.5) * k;"
 
     def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
-        u *= -0.5
         return b.exp(u)
 
     def profile_slope(
@@ -288,16 +290,17 @@ class Matern32(Radial):
     See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.17.
     """
 
+    factor = 3.0
     snippet = "const T r = sqrt(T(3) * u), w = exp(-r); k = (T(1) + r) * w; dk = T(-1.5) * w;"
 
     def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
-        r = b.xp.sqrt(3.0 * u)
+        r = b.xp.sqrt(u)
         return (1.0 + r) * b.exp(-r)
 
     def profile_slope(
         self, b: Backend, u: Array, e: tuple[Array, ...]
     ) -> tuple[Array, Array, float]:
-        r = b.xp.sqrt(3.0 * u)
+        r = b.xp.sqrt(u)
         w = b.exp(-r)
         return (1.0 + r) * w, w, -1.5
 
@@ -309,19 +312,20 @@ class Matern52(Radial):
     See :class:`Radial` for the parameters. Source: Rasmussen & Williams (2006), eq. 4.17.
     """
 
+    factor = 5.0
     snippet = (
         "const T r = sqrt(T(5) * u), w = exp(-r); "
         "k = (T(1) + r + r * r / T(3)) * w; dk = T(-5) / T(6) * (T(1) + r) * w;"
     )
 
     def profile(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Array:
-        r = b.xp.sqrt(5.0 * u)
+        r = b.xp.sqrt(u)
         return (1.0 + r + r * r / 3.0) * b.exp(-r)
 
     def profile_slope(
         self, b: Backend, u: Array, e: tuple[Array, ...]
     ) -> tuple[Array, Array, float]:
-        r = b.xp.sqrt(5.0 * u)
+        r = b.xp.sqrt(u)
         w = b.exp(-r)
         return (1.0 + r + r * r / 3.0) * w, (1.0 + r) * w, -5.0 / 6.0
 

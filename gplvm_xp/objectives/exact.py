@@ -1,6 +1,6 @@
 """The exact log-likelihood of a GPLVM and its gradient, in one n × n buffer.
 
-With K = k(X, X) + (σ² + jitter) I and Y (n, D) centred (Lawrence 2005; math.md 2.1–2.5):
+With K = k(X, X) + (σ² + jitter) I and Y (n, D) centred (Lawrence 2005; docs/derivations/exact.md):
 
 * 𝓛 = −½ nD ln 2π − D Σ_i ln L_ii − ½ ⟨Y, α⟩, K = L Lᵀ, α = K⁻¹ Y;
 * G = ∂𝓛/∂K = ½ (α αᵀ − D K⁻¹);
@@ -53,7 +53,7 @@ class Group:
 def reduced(b: Backend, Y: np.ndarray) -> Array:
     """Y itself, or for c > r outputs the r × r factor R of Yᵀ = Q Rᵀ: the same Y Yᵀ.
 
-    𝓛 sees Y through Y Yᵀ only (math.md 2.1), so this is done once, on the host.
+    𝓛 sees Y through Y Yᵀ only, so this is done once, on the host.
     """
     if Y.shape[1] <= Y.shape[0]:
         return b.asarray(Y)
