@@ -224,6 +224,10 @@ class Backend:
             r2 = xp.where(xp.eye(A.shape[0], dtype=xp.bool, device=self.device), 0.0, r2)
         return r2 if factor == 1.0 else factor * r2
 
+    def thin_products(self, W: Array, A: Array, B: Array) -> tuple[Array, Array]:
+        """W B (n, r) and Wᵀ A (m, r) for W (n, m), A (n, r) and B (m, r) with few columns."""
+        return W @ B, self.xp.matrix_transpose(W) @ A
+
     def exp(self, a: Array) -> Array:
         """e to the power of every entry; ``a`` is consumed."""
         return self.xp.exp(a)

@@ -228,9 +228,13 @@ class Radial(Kernel):
 
 
 def scaled(X: Array, Z: Array | None, ell: Array) -> tuple[Array, Array | None]:
-    """X/ℓ and Z/ℓ about the mean of X: distances by a product of large inputs would cancel."""
+    """X/ℓ and Z/ℓ about the mean of Z, or of X where there is no Z.
+
+    Distances by a product of large inputs would cancel. Z is the fixed set where there is one: a
+    stray row of X must not cost the other rows their digits.
+    """
     xp = backend.of(X).xp
-    centre = xp.mean(X, axis=0, keepdims=True)
+    centre = xp.mean(X if Z is None else Z, axis=0, keepdims=True)
     return (X - centre) / ell, None if Z is None else (Z - centre) / ell
 
 
@@ -239,15 +243,14 @@ def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | 
 
     Where B is None, the first holds both occurrences of A.
     """
-    xp = backend.of(A).xp
+    b = backend.of(A)
+    xp = b.xp
     other = A if B is None else B
-    ones = xp.ones_like(other[:, :1])
-    # The column of ones makes the row sums part of the product: one pass over W instead of two.
-    right = W @ xp.concat([other, ones], axis=1)
+    # The column of ones makes the sums of W part of the products: two passes over it less.
+    with_ones = xp.concat([A, xp.ones_like(A[:, :1])], axis=1)
+    others = with_ones if B is None else xp.concat([B, xp.ones_like(B[:, :1])], axis=1)
+    right, left = b.thin_products(W, with_ones, others)
     gA = 2.0 * (A * right[:, -1:] - right[:, :-1])
-    ones = ones if B is None else xp.ones_like(A[:, :1])
-    # BLAS is faster with the thin factor on the left than with W transposed.
-    left = xp.matrix_transpose(xp.matrix_transpose(xp.concat([A, ones], axis=1)) @ W)
     gB = 2.0 * (other * left[:, -1:] - left[:, :-1])
     total = xp.sum(right[:, -1])
     return (gA + gB, None, total) if B is None else (gA, gB, total)
