@@ -225,6 +225,16 @@ def test_far_from_the_origin_nothing_cancels():
     np.testing.assert_allclose(far, near, rtol=1e-12)
 
 
+def test_a_stray_row_costs_the_others_no_digits():
+    rng = np.random.default_rng(5)
+    X, Z = rng.standard_normal((6, 2)), rng.standard_normal((4, 2))
+    for kernel in (RBF(), Matern32(), RationalQuadratic()):
+        want = kernel.gram(kernel.theta(), X, Z)
+        stray = np.concatenate([X, [[1e7, -1e7]]])
+        got = kernel.gram(kernel.theta(), stray, Z)[:6]
+        np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
 def torch_gram(torch, kernel, theta, X, Z):
     """K in torch, written without the package's formulas, so that autograd is an oracle."""
 

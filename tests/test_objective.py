@@ -154,8 +154,9 @@ def test_a_row_seen_by_no_column_of_a_group_gets_no_gradient_from_it():
 # -- gradient --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    ("name", "missing"), [*((name, False) for name in KERNELS), ("rbf-ard", True), ("tree", True)]
+)
 def test_gradient_against_differences(case, name, missing):
     X, Y = data(n=10, D=5)
     fun = objective(
@@ -258,8 +259,7 @@ def test_no_factor_is_a_value_and_not_an_exception(case, trouble):
         x[where["rbf.variance"]] = 2000.0
     else:
         x[where["X"].start] = np.nan
-    with np.errstate(all="ignore"):
-        f, g = fun.value_and_grad(case.asarray(x))
+    f, g = fun.value_and_grad(case.asarray(x))
     assert case.to_numpy(f) == np.inf
     assert g.shape == x.shape
 
@@ -271,8 +271,7 @@ def test_a_bad_point_leaves_nothing_behind_in_the_buffer(case):
     f, g = (case.to_numpy(a) for a in fun.value_and_grad(x))
     bad = np.asarray(fun.layout.start())
     bad[-1] = np.nan
-    with np.errstate(all="ignore"):
-        fun.value_and_grad(case.asarray(bad))
+    fun.value_and_grad(case.asarray(bad))
     f2, g2 = (case.to_numpy(a) for a in fun.value_and_grad(x))
     assert f == f2
     np.testing.assert_array_equal(g, g2)

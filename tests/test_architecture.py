@@ -1,0 +1,219 @@
+"""The house: imports go down the floors, and what belongs to one room stays there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import gplvm_xp
+
+ROOT = Path(gplvm_xp.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+FLOORS = {
+    "errors": 0, "_typing": 0,
+    "backend": 1,
+    "params": 2, "linalg": 2, "optim": 2,
+    "kernels": 3, "priors": 3,
+    "objectives": 4, "init": 4, "predict": 4,
+    "_header": 5, "estimators": 5,
+    "_arguments": 6, "_machine": 6, "_tables": 6, "datasets": 6, "io": 6, "metrics": 6, "plot": 6,
+    "testing": 6,
+    "cli": 7, "__main__": 8, "__init__": 9,
+}  # fmt: skip
+# (importing module, imported module): why it may look up. Only imports inside a function count.
+UPWARD = {("estimators", "io"): "GPLVM.save is a door to the file format, opened on demand"}
+# Where a foreign library may be imported, as a prefix of the module's path.
+HOMES = {
+    "cupy": ("backend/_cupy.py",),
+    "cupyx": ("backend/_cupy.py",),
+    "cupy_backends": ("backend/_cupy.py",),
+    "scipy.linalg": ("backend/_numpy.py", "_machine.py"),  # the latter only asks which BLAS it has
+    "torch": ("_machine.py",),
+    "sklearn": ("estimators/", "init.py", "datasets/", "io.py", "_machine.py", "cli.py"),
+    "matplotlib": ("plot.py", "cli.py", "_machine.py"),
+    "tqdm": ("estimators/", "cli.py", "datasets/"),
+}
+MAX_LINES = 400
+# Below these floors arrays may live on a device, so that reading a number waits.
+DEVICE_FLOORS = range(2, 6)
+HOST_ONLY = {
+    "init.py": "starts are computed on the host, once",
+    "_header.py": "a file's header holds host numbers",
+}
+# module or folder: {call: why the number is the host's}. A call on `to_host(...)` needs none.
+HOST_NUMBERS: dict[str, dict[str, str]] = {
+    "params.py": {"value.tolist()": "starting values are host numbers"},
+    "kernels/base.py": {
+        "float(v)": "starting values", "float(array)": "starting values", "float(other)": "2.0 * k",
+    },
+    "kernels/compose.py": {"float(values[0])": "starting values", "int(number)": "a name's digits"},
+    "optim/scipy.py": {
+        "packed.item(0)": "read by the one bridge", "np.max(np.abs(packed[1:])).item()": "the same",
+    },
+    "predict.py": {
+        "int(c)": "rows of a missing-data pattern", "int(f.rows.max())": "row indices",
+    },
+    "estimators/": {
+        "bool(self.scale)": "an argument", "int(self._host_embedding.shape[1])": "a shape",
+        "float(Z.std())": "the host's copy of the latents",
+        "float(np.nanmean(centred ** 2))": "the validated table",
+        "float(np.nanvar(Y))": "the validated table",
+        "float(np.sum(~np.isnan(Y) * np.log(self.scale_)))": "the validated table",
+    },
+}  # fmt: skip
+
+
+def room(path: Path) -> str:
+    """The first part of a module's dotted name below the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0]
+
+
+def imports(tree: ast.Module, here: str):
+    """Absolute names that a module imports, and whether that is done inside a function."""
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level < 2, "a relative import that leaves its room hides the floor"
+            origin = f"gplvm_xp.{here}.{node.module}" if node.level else node.module
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, id(node) in inside
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def each_file(test):
+    return pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))(test)
+
+
+@each_file
+def test_imports_go_down(path):
+    here = room(path)
+    assert here in FLOORS, f"give {here} a floor"
+    for name, inside in imports(parsed(path), here):
+        package, _, rest = name.partition(".")
+        if package != "gplvm_xp" or rest == "__version__":
+            continue
+        rest = gplvm_xp._HOME.get(rest, name).partition(".")[2]
+        there = rest.partition(".")[0]
+        assert there in FLOORS, f"{name}: give {there} a floor"
+        if there == here or (inside and (here, there) in UPWARD):
+            continue
+        assert FLOORS[there] < FLOORS[here], f"{here} imports {name}, which is not below it"
+
+
+@each_file
+def test_foreign_libraries_stay_at_home(path):
+    here = path.relative_to(ROOT).as_posix()
+    for name, _ in imports(parsed(path), room(path)):
+        for library, homes in HOMES.items():
+            if name == library or name.startswith(f"{library}."):
+                assert here.startswith(homes), f"{name} is imported in {here}"
+
+
+@each_file
+def test_size_and_docstring(path):
+    tree, lines = parsed(path), path.read_text(encoding="utf-8").count("\n")
+    assert ast.get_docstring(tree), "a module begins with what it is for"
+    assert lines <= MAX_LINES, f"{lines} lines: divide it"
+
+
+def readings(tree: ast.Module):
+    """Calls that would read a number from an array, as text."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        named = isinstance(called, ast.Name) and called.id in ("float", "int", "bool", "complex")
+        method = isinstance(called, ast.Attribute) and called.attr in ("item", "tolist")
+        text = ast.unparse(node)
+        if (named or method) and "to_host(" not in text:
+            yield text
+
+
+def test_no_number_is_read_from_an_array_unseen():
+    unused = {(place, call) for place, calls in HOST_NUMBERS.items() for call in calls}
+    for path in FILES:
+        here = path.relative_to(ROOT).as_posix()
+        if FLOORS[room(path)] not in DEVICE_FLOORS or here in HOST_ONLY:
+            continue
+        for call in readings(parsed(path)):
+            found = {(p, call) for p, known in HOST_NUMBERS.items() if call in known}
+            found = {(p, c) for p, c in found if here.startswith(p)}
+            assert found, f"{here}: {call} may wait for a device; read it with to_host"
+            unused -= found
+    assert not unused, f"no longer there: {sorted(unused)}"
+
+
+def test_the_reader_sees_planted_readings():
+    tree = ast.parse("def f(x):\n    return float(x) + x.item() + float(b.to_host(x))")
+    assert sorted(readings(tree)) == ["float(x)", "x.item()"]
+
+
+# -- overrides keep their signature ----------------------------------------------------------------
+
+
+def overrides():
+    from gplvm_xp import kernels, optim, priors
+    from gplvm_xp.backend import _numpy, _torch
+    from gplvm_xp.backend.base import Backend
+    from gplvm_xp.backend.cuda import device
+    from gplvm_xp.kernels import Kernel
+    from gplvm_xp.optim.base import Method
+    from gplvm_xp.priors import Prior
+
+    modules = {Backend: (_numpy, _torch, device), Kernel: (kernels,), Prior: (priors,)}
+    modules[Method] = (optim,)
+    for base, places in modules.items():
+        classes = {
+            thing
+            for module in places
+            for thing in vars(module).values()
+            if inspect.isclass(thing) and issubclass(thing, base) and thing is not base
+        }
+        for kind in sorted(classes, key=lambda k: k.__name__):
+            for name, function in vars(kind).items():
+                if not name.startswith("__") and callable(getattr(base, name, None)):
+                    yield pytest.param(getattr(base, name), function, id=f"{kind.__name__}.{name}")
+
+
+def _shape(function) -> list[tuple[str, object, object]]:
+    function = getattr(function, "__func__", function)
+    parameters = list(inspect.signature(function).parameters.values())
+    return [(p.name, p.kind, p.default) for p in parameters if p.name not in ("self", "cls")]
+
+
+@pytest.mark.parametrize(("base", "override"), list(overrides()))
+def test_overrides_keep_the_signature(base, override):
+    assert _shape(override) == _shape(base)
+
+
+def test_the_overrides_were_found():
+    ids = [p.id for p in overrides()]
+    for name in ("NumpyBackend.cholesky", "TorchBackend.cholesky", "CudaBackend.fused", "RBF.cuda"):
+        assert (name in ids) == (name != "RBF.cuda"), name
+
+
+def test_public_modules_import():
+    for path in FILES:
+        here = path.relative_to(ROOT).with_suffix("")
+        if here.as_posix() in ("__main__", "backend/_cupy"):
+            continue
+        name = ".".join(("gplvm_xp", *(p for p in here.parts if p != "__init__")))
+        importlib.import_module(name)
