@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -58,6 +59,26 @@ def _keep_freed_memory() -> None:
     del del_me
 
 
+def _free_cores() -> int:
+    """How many of the BLAS's threads would find a core free at this moment.
+
+    Threads that share the interpreter's lock hand it over at every array operation. Where another
+    program wants the core, each hand-over waits for the scheduler, and two threads are slower than
+    one by an order of magnitude.
+    """
+    threads = _threads()
+    if threads < 4:
+        # Two threads gain less than the BLAS's own take from them while they spin down.
+        return 1
+    try:
+        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        return 1
+    # This thread runs, and the BLAS's may still be spinning.
+    others = max(running - threads, 0)
+    return max(1, min(threads, (os.cpu_count() or 1) - others))
+
+
 def _calm(n: int) -> AbstractContextManager[Any]:
     """One BLAS thread for a small matrix: a second gains little, and on a busy machine the threads
     wait for each other a hundred times longer than they work."""
@@ -102,10 +123,8 @@ class NumpyBackend(Backend):
     ) -> Iterator[Result]:
         _keep_freed_memory()
         work = list(tiles)
-        # Few threads spend their gain on handing over the interpreter's lock (and all of it and
-        # much more where other programs want the cores); many blocks in flight cost memory.
-        threads = _threads()
-        workers = min(threads, len(work) // 25) if threads >= 4 else 1
+        # Many blocks in flight cost memory.
+        workers = min(_free_cores(), len(work) // 25)
         # The small products inside a block must not start the BLAS's own threads.
         with _pools().limit(limits=1, user_api="blas"):
             if workers < 2:
