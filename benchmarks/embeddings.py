@@ -118,9 +118,9 @@ def main() -> None:
             "Digits 1000 × 64, standardised: 200 L-BFGS-B steps of maximum likelihood",
             command + " --peer",
             peer(digits.Y[:1000]),
-            "Both from the same PCA latents, lengthscale 1, variance 1, noise 0.01; the objective is "
-            "the negative log-likelihood in nats. A step is an accepted step for gplvm_xp and an "
-            "iteration for GPy.",
+            "Both from the same PCA latents, lengthscale 1, variance 1, noise 0.01; the objective "
+            "is the negative log-likelihood in nats. A step is an accepted step for gplvm_xp and "
+            "an iteration for GPy.",
         )
 
 

@@ -1,8 +1,8 @@
 """One exact objective with all its gradients, beside the floor and the peers, in one run.
 
 The floor is LAPACK's potrf + potri, in place, on the same matrix: no exact gradient needs less.
-Every figure is a median over interleaved rounds, so that a noisy machine disturbs all alike; compare
-ratios. Gradients are compared with the peers' before anything is timed.
+Every figure is a median over interleaved rounds, so that a noisy machine disturbs all alike;
+compare ratios. Gradients are compared with the peers' before anything is timed.
 
     python -m benchmarks.exact_objective            # the whole table
     python -m benchmarks.exact_objective --quick    # n = 1000 only
@@ -273,11 +273,11 @@ def main() -> None:
 
     write(
         "exact_objective",
-        "One exact objective with all gradients (X, lengthscales, variance, noise), float64, D = 12",
+        "One exact objective with all gradients (latents, kernel, noise), float64, D = 12",
         "python -m benchmarks.exact_objective",
         rows,
         "floor = LAPACK potrf + potri in place on the same matrix, same run. Ratios are medians of "
-        "interleaved rounds; the last columns are the largest relative differences of the gradients.",
+        "interleaved rounds; the last columns are the largest relative gradient differences.",
     )
     write(
         "exact_memory",

@@ -1,6 +1,6 @@
 """Embedding rows that were not in the fit: how fast, and how well, all at once.
 
-    python -m benchmarks.new_rows
+python -m benchmarks.new_rows
 """
 
 from __future__ import annotations

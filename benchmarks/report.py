@@ -1,4 +1,4 @@
-"""Where a figure was measured, and how it is written down: one JSON file and one table a benchmark."""
+"""Where a figure was measured, and how it is written down: a JSON file and a table a benchmark."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ def write(name: str, title: str, command: str, rows: list[dict[str, Any]], notes
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
     ]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row.get(c)) for c in columns) + " |")
+    lines += ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
     lines += ["", notes.strip()] if notes else []
     (RESULTS / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))

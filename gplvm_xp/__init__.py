@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gplvm_xp import datasets, io, kernels, metrics, plot, priors, testing
+    from gplvm_xp import datasets, errors, io, kernels, metrics, optim, plot, priors, testing
     from gplvm_xp.backend import why_no_gpu
     from gplvm_xp.estimators import GPLVM
     from gplvm_xp.io import load
@@ -22,7 +22,9 @@ _HOME = {
     "load": "gplvm_xp.io",
     "why_no_gpu": "gplvm_xp.backend",
 }
-_MODULES = ("datasets", "io", "kernels", "metrics", "plot", "priors", "testing")
+_MODULES = (
+    "datasets", "errors", "io", "kernels", "metrics", "optim", "plot", "priors", "testing",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -40,10 +42,12 @@ def __dir__() -> list[str]:
 __all__ = [
     "GPLVM",
     "datasets",
+    "errors",
     "io",
     "kernels",
     "load",
     "metrics",
+    "optim",
     "plot",
     "priors",
     "testing",

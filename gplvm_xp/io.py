@@ -159,6 +159,11 @@ def load(path: str | os.PathLike[str], *, kernels: Iterable[type] = ()) -> Any:
         arrays = {key: fetch(key) for key in kind._saved_arrays}
     lengths = _check_axes(arrays, str(path))
     values = _values(header, kind, str(path))
+    if values["n_features_in_"] != lengths["D"]:
+        raise ModelFileError(
+            f"n_features_in_ of {path} is {values['n_features_in_']}; expected {lengths['D']}, the "
+            f"columns of its training_data_. {_AGAIN}"
+        )
     try:
         kernel.check(lengths["q"])
     except ValueError as error:
@@ -338,7 +343,7 @@ def _parameters(
 
 
 def _values(header: dict[str, Any], kind: Any, path: str) -> dict[str, Any]:
-    out = {}
+    out: dict[str, Any] = {}
     for key in kind._saved_values:
         if key not in header["values"]:
             raise ModelFileError(f"the header of {path} has no value of {key}. {_AGAIN}")
@@ -351,6 +356,11 @@ def _values(header: dict[str, Any], kind: Any, path: str) -> dict[str, Any]:
                 f"{_AGAIN}"
             )
         out[key] = value
+    for key in ("noise_variance_", "jitter_"):
+        if not 0.0 <= out[key] < math.inf:
+            raise ModelFileError(
+                f"{key} of {path} is {out[key]!r}; expected a finite number of 0 or more. {_AGAIN}"
+            )
     return out
 
 
@@ -362,6 +372,14 @@ def _check_axes(arrays: dict[str, np.ndarray], path: str) -> dict[str, int]:
             raise ModelFileError(
                 f"{key} of {path} is {array.dtype} of shape {array.shape}; expected float64 of "
                 f"shape ({', '.join(axes)}). {_AGAIN}"
+            )
+        bad = np.isinf(array) if key == "training_data_" else ~np.isfinite(array)
+        bad = bad | (array <= 0.0) if key == "scale_" else bad
+        if key != "loss_curve_" and bad.any():
+            kind = {"scale_": "positive numbers", "training_data_": "numbers or NaN"}
+            raise ModelFileError(
+                f"{key} of {path} holds {array[bad][0]}; expected finite "
+                f"{kind.get(key, 'numbers')}. {_AGAIN}"
             )
         for axis, length in zip(axes, array.shape, strict=True):
             if lengths.setdefault(axis, length) != length:

@@ -95,8 +95,7 @@ class Posterior:
         seen = ~np.isnan(Y)
         patterns, which = np.unique(seen, axis=1, return_inverse=True)
         which = np.ravel(which)
-        need = sum(b.itemsize * int(c) ** 2 for c in patterns.sum(axis=0))
-        b.require_memory(need, "the posterior", "use fewer rows or fewer missing-data patterns")
+        cls.require_memory(b, Y)
         factors = []
         for k in range(patterns.shape[1]):
             rows = np.flatnonzero(patterns[:, k])
@@ -117,6 +116,23 @@ class Posterior:
             inverse = b.complete(b.inverse_from_cholesky(L))
             factors.append(Factor(columns, rows, part, alpha, inverse, half, values))
         return cls(kernel, theta, noise, tuple(factors), Y.shape[1])
+
+    @staticmethod
+    def require_memory(b: Backend, Y: np.ndarray) -> None:
+        """Refuse a table (n, D), NaN for missing, whose factors will not fit.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If the n² numbers of each missing-data pattern are more than there is memory for.
+        """
+        patterns = np.unique(~np.isnan(Y), axis=1)
+        b.require_memory(
+            sum(b.itemsize * int(c) ** 2 for c in patterns.sum(axis=0)),
+            f"the posterior of {Y.shape[0]} rows with {patterns.shape[1]} missing-data pattern(s)",
+            "use fewer rows or patterns, dtype='float32' (half of it), or a machine with more "
+            "memory",
+        )
 
     @property
     def backend(self) -> Backend:

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "errors": 0, "_typing": 0,
     "backend": 1,
-    "params": 2, "linalg": 2, "optim": 2,
+    "params": 2, "optim": 2,
     "kernels": 3, "priors": 3,
     "objectives": 4, "init": 4, "predict": 4,
     "_header": 5, "estimators": 5,
@@ -58,7 +58,8 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
         "int(c)": "rows of a missing-data pattern", "int(f.rows.max())": "row indices",
     },
     "estimators/": {
-        "bool(self.scale)": "an argument", "int(self._host_embedding.shape[1])": "a shape",
+        "bool(self.scale)": "an argument", "float(value)": "an argument",
+        "int(self._host_embedding.shape[1])": "a shape",
         "float(Z.std())": "the host's copy of the latents",
         "float(np.nanmean(centred ** 2))": "the validated table",
         "float(np.nanvar(Y))": "the validated table",

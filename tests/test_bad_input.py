@@ -67,11 +67,16 @@ def says(words):
 # -- tables ----------------------------------------------------------------------------------------
 
 TABLES = {
-    "infinity": (lambda: spoilt(np.inf, (3, 1)), ValueError, ["infinity"]),
+    "infinity": (
+        lambda: spoilt(-np.inf, (3, 1), (4, 0)), ValueError,
+        ["infinity", "row 3", "column 1", "2 such", "NaN"],
+    ),
     "one axis": (lambda: good()[:, 0], ValueError, ["2D array", "1D array", "reshape"]),
     "three axes": (lambda: good()[None], ValueError, ["dim 3"]),
     "a number": (lambda: 3.0, ValueError, ["2D array", "scalar"]),
-    "words": (lambda: np.array([["a", "b", "c"]] * 5), ValueError, ["could not convert"]),
+    "words": (
+        lambda: np.array([["a", "b", "c"]] * 5), ValueError, ["text", "'a'", "numbers", "drop"],
+    ),
     "complex": (lambda: good() + 1j, ValueError, ["Complex data not supported"]),
     "None inside": (lambda: np.full((5, 4), object()), TypeError, ["float()"]),
     "no rows": (lambda: np.empty((0, 4)), ValueError, ["0 sample(s)", "minimum of 1"]),
@@ -132,9 +137,11 @@ def test_unusual_tables_are_fitted(name):
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_constant_column_is_predicted_as_it_is(scale):
-    model = quick(scale=scale).fit(FINE["a constant column"]())
-    np.testing.assert_allclose(model.predict(np.zeros((1, 2)))[0, -1], 7.0, rtol=1e-12)
+@pytest.mark.parametrize("value", [7.0, 0.1])
+def test_a_constant_column_is_predicted_as_it_is(scale, value):
+    """The mean of 150 times 0.1 is not 0.1: rounding must not be taken for a width."""
+    model = quick(scale=scale).fit(np.c_[good(150), np.full(150, value)])
+    np.testing.assert_allclose(model.predict(np.zeros((1, 2)))[0, -1], value, rtol=1e-12)
     assert model.scale_[-1] == 1.0
 
 
@@ -177,13 +184,23 @@ PARAMETERS = {
     "too many lengthscales": (
         {"kernel": RBF(1.0, (1.0, 1.0, 1.0))}, ValueError, ["3 values", "lengthscale", "2", "give"],
     ),
-    "negative noise": ({"noise_variance": -1.0}, ValueError, ["noise", "-1.0", "positive"]),
-    "no noise": ({"noise_variance": 0.0}, ValueError, ["noise", "0.0", "positive"]),
+    "negative noise": (
+        {"noise_variance": -1.0}, ValueError, ["noise_variance=-1.0", "positive"],
+    ),
+    "no noise": ({"noise_variance": 0.0}, ValueError, ["noise_variance=0.0", "positive"]),
+    "noise in words": ({"noise_variance": "low"}, ValueError, ["'low'", "positive finite"]),
     "negative jitter": ({"jitter": -1e-6}, ValueError, ["jitter=-1e-06", "0 or more"]),
     "infinite jitter": ({"jitter": np.inf}, ValueError, ["jitter=inf"]),
     "negative restarts": ({"n_restarts": -1}, ValueError, ["n_restarts=-1", "0 or more"]),
     "negative steps": ({"max_iter": -1}, ValueError, ["max_iter=-1", "0 or more"]),
     "negative tolerance": ({"tol": -1.0}, ValueError, ["tol=-1.0", "0 or more"]),
+    "half a restart": ({"n_restarts": 0.5}, ValueError, ["n_restarts=0.5", "integer"]),
+    "steps in words": ({"max_iter": "many"}, ValueError, ["max_iter='many'", "integer"]),
+    "no jitter at all": ({"jitter": None}, ValueError, ["jitter=None", "0 or more"]),
+    "a list of priors": ({"priors": [Gamma()]}, TypeError, ["list", "mapping", "noise"]),
+    "a prior that the gauge would ignore": (
+        {"priors": {"rbf.lengthscale": Gamma()}}, ValueError, ["rbf.lengthscale", "gauge='free'"],
+    ),
     "negative time": ({"time_limit": -1.0}, ValueError, ["time_limit=-1.0", "0 or more"]),
     "no seed": ({"random_state": "x"}, ValueError, ["'x'", "seed"]),
 }  # fmt: skip
@@ -269,6 +286,9 @@ PIECES = {
     "degree zero": (lambda: Polynomial(degree=0), ["degree=0", "1 or more"]),
     "half a degree": (lambda: Polynomial(degree=1.5), ["degree=1.5", "integer"]),
     "negative white noise": (lambda: White(-0.1), ["white.variance", "-0.1"]),
+    "two variances": (lambda: RBF((1.0, 2.0)), ["variance=(1.0, 2.0)", "one number"]),
+    "two periods": (lambda: Periodic(period=(1.0, 2.0)), ["period=(1.0, 2.0)", "one number"]),
+    "fixed in words": (lambda: RBF(fixed="variance"), ["'variance'", "tuple"]),
     "unknown fixed": (lambda: RBF(fixed=("scale",)), ["'scale'", "'variance'", "'lengthscale'"]),
     "unknown fixed of Linear": (lambda: Linear(fixed=("bias",)), ["'bias'", "'variance'"]),
     "unknown fixed of Polynomial": (lambda: Polynomial(fixed=("x",)), ["'x'", "'bias'"]),
@@ -295,6 +315,21 @@ PIECES = {
 def test_pieces(name):
     make, words = PIECES[name]
     with pytest.raises(ValueError, match=says(words)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Scale("rbf"), ["Scale", "'rbf'", "RBF()"]),
+        (lambda: ActiveDims(RBF, (0,)), ["ActiveDims", "RBF()"]),
+        (lambda: ActiveDims(RBF(), 1), ["dims=1", "(0,)"]),
+        (lambda: ActiveDims(RBF(), (0.5,)), ["dims=(0.5,)", "indices"]),
+    ],
+    ids=["no kernel to scale", "a class to restrict", "one dimension", "half a dimension"],
+)
+def test_pieces_of_a_wrong_type(make, words):
+    with pytest.raises(TypeError, match=says(words)):
         make()
 
 
@@ -359,6 +394,16 @@ def test_not_enough_memory_is_refused_before_anything_is_allocated(monkeypatch):
     with pytest.raises(NotEnoughMemoryError, match=says(words)):
         quick().fit(good())
     assert issubclass(NotEnoughMemoryError, MemoryError)
+
+
+def test_memory_for_predictions_is_asked_for_before_the_search(monkeypatch):
+    """With gaps, predictions need a matrix a pattern, where the search needs one."""
+    kind = type(backend.get("numpy"))
+    monkeypatch.setattr(kind, "memory_available", lambda self: 8 * 12 * 12 + 1)
+    steps = []
+    with pytest.raises(NotEnoughMemoryError, match=says(["3 missing-data pattern(s)", "bytes"])):
+        quick(callback=lambda p: steps.append(p.step)).fit(spoilt(np.nan, (1, 1), (4, 0)))
+    assert steps == []
 
 
 def test_cupy_without_a_gpu(monkeypatch):

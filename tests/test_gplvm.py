@@ -205,7 +205,7 @@ def test_predict_against_the_textbook(scale):
     Y = data(n=25)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = GPLVM(2, scale=scale, max_iter=30).fit(Y)
+        model = GPLVM(2, scale=scale, max_iter=30, jitter=0.05).fit(Y)
     at = np.random.default_rng(0).standard_normal((7, 2))
     k, theta = model.kernel_, model.kernel_.theta()
     Ks = k.gram(theta, at, model.embedding_)
@@ -214,7 +214,7 @@ def test_predict_against_the_textbook(scale):
     v = k.diag(theta, at) - np.sum(Ks * np.linalg.solve(K, Ks.T).T, axis=1)
     got_mean, got_var = model.predict(at, return_var=True)
     np.testing.assert_allclose(got_mean, mean, rtol=1e-9)
-    var = (v + model.noise_variance_)[:, None] * model.scale_**2
+    var = (v + model.noise_variance_ + model.jitter_)[:, None] * model.scale_**2
     np.testing.assert_allclose(got_var, var, rtol=1e-8)
     quiet = model.predict(at, return_var=True, noise=False)[1]
     np.testing.assert_allclose(quiet, v[:, None] * model.scale_**2, rtol=1e-6)
@@ -306,7 +306,8 @@ def test_score_without_a_latent_prior_and_with_scaled_columns():
     Y = data(n=30)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = GPLVM(1, latent_prior=None, scale=True, max_iter=40).fit(Y[:25])
+        # A jitter that matters: scores and predictions must agree about it.
+        model = GPLVM(1, latent_prior=None, scale=True, max_iter=40, jitter=0.05).fit(Y[:25])
         rows = Y[25:]
         density = model.score_samples(rows)
         mean, var = model.predict(model.transform(rows), return_var=True)

@@ -329,6 +329,20 @@ BAD = {
     "too many axes": (with_array("scale_", lambda a: a[None]), r"scale_.*\(1, 6\).*shape \(D\)"),
     "other lengths": (with_array("scale_", lambda a: a[:-1]), r"scale_ .*\(5,\); expected \(6\)"),
     "text array": (with_array("loss_curve_", lambda a: a.astype(str)), "loss_curve_.*<U"),
+    "latents of NaN": (with_array("embedding_", lambda a: a * np.nan), "embedding_.*nan.*finite"),
+    "no scale": (with_array("scale_", lambda a: 0.0 * a), "scale_.*0.0; expected.*positive"),
+    "infinite data": (
+        with_array("training_data_", lambda a: a + np.inf),
+        "training_data_.*inf.*numbers or NaN",
+    ),
+    "negative noise": (
+        with_header(lambda h: h["values"].update(noise_variance_=-1.0)),
+        "noise_variance_.*-1.0; expected a finite",
+    ),
+    "other columns": (
+        with_header(lambda h: h["values"].update(n_features_in_=3)),
+        "n_features_in_.*3; expected 6",
+    ),
     "header of floats": (with_array("header", lambda a: a.astype(float)), "float64.*uint8"),
     "header no JSON": (with_array("header", lambda a: a[: a.size // 2]), "not JSON"),
     "header no UTF-8": (with_array("header", lambda a: a + np.uint8(128)), "not JSON"),

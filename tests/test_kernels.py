@@ -410,11 +410,16 @@ def test_suite_fails_on_blocks_left_of_the_diagonal():
     class Broken(RBF):
         snippet = ""
 
-        def _pull(self, theta, X, Z, G):
-            gtheta, gX, gZ = super()._pull(theta, X, Z, G)
-            return gtheta, gX if Z is None else 2.0 * gX, gZ
+        def _block_pull(self, theta, X):
+            pull, finish = super()._block_pull(theta, X)
 
-    with pytest.raises(AssertionError, match="_pull"):
+            def block(tile, G):
+                once, rows, columns = pull(tile, G)
+                return once, rows if columns is None else 2.0 * rows, columns
+
+            return block, finish
+
+    with pytest.raises(AssertionError, match="in blocks"):
         check_kernel(Broken(), 2)
 
 

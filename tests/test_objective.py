@@ -369,7 +369,7 @@ MEMORY = """
 def test_one_buffer_of_memory():
     """At most 1.15 × 8n² bytes above what was there, measured on a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MEMORY), "3000"],
+        [sys.executable, "-c", textwrap.dedent(MEMORY), "4000"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert 0.9 < float(done.stdout) <= 1.15

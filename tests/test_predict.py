@@ -111,7 +111,7 @@ def test_memory_is_asked_for_first(monkeypatch):
     X, Y = problem(missing=True)
     kind = type(backend.get("numpy"))
     monkeypatch.setattr(kind, "memory_available", lambda self: 500)
-    with pytest.raises(NotEnoughMemoryError, match=r"posterior needs .* bytes.*fewer rows"):
+    with pytest.raises(NotEnoughMemoryError, match=r"pattern\(s\) needs .* bytes.*fewer rows"):
         Posterior.of(backend.get("numpy"), RBF(1.0, 1.0), 0.1, X, Y)
 
 

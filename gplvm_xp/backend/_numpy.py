@@ -116,7 +116,7 @@ class NumpyBackend(Backend):
 
     def tile_shape(self, n: int) -> tuple[int, int]:
         # Large enough that the interpreter's share is small, and two percent of n × n at n = 4000.
-        return min(n, 256), min(n, 1024)
+        return min(n, 256), min(n, 768 if n < 6000 else 1024)
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]

@@ -18,15 +18,30 @@ def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
     Raises
     ------
     ValueError
-        In scikit-learn's words for shapes, infinities and types; in ours for a constant table and
-        for rows or columns with nothing observed in the training data.
+        In scikit-learn's words for shapes and types; in ours for text, infinities, a constant
+        table, and rows or columns with nothing observed in the training data.
     """
     if not on_host(X):
         X = backend.of(X).to_host(X)
-    Y = validate_data(
-        estimator, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", order="C"
-    )
+    try:
+        Y = validate_data(
+            estimator, X, reset=reset, dtype=np.float64, ensure_all_finite=False, order="C"
+        )
+    except ValueError as error:
+        if not str(error).startswith("could not convert string"):
+            raise
+        raise ValueError(
+            f"X holds text ({error}); expected numbers, or NaN where a value is missing: drop such "
+            "columns or turn them into numbers"
+        ) from error
     Y = np.array(Y, dtype=np.float64, order="C")
+    infinite = np.argwhere(np.isinf(Y))
+    if infinite.size:
+        i, j = infinite[0]
+        raise ValueError(
+            f"X contains infinity in row {i}, column {j} ({len(infinite)} such entries); expected "
+            "finite numbers, or NaN where a value is missing"
+        )
     # One bit pattern for zero and for missing, so that equal rows have equal bytes.
     Y += 0.0
     Y[np.isnan(Y)] = np.nan
@@ -61,8 +76,9 @@ class Scaling:
         mean = np.nanmean(Y, axis=0)
         if not scale:
             return cls(mean, np.ones_like(mean))
-        width = np.nanstd(Y, axis=0)
-        return cls(mean, np.where(width > 0, width, 1.0))
+        # Rounding of the mean gives a constant column a width of a few units in the last place.
+        varies, width = np.nanmax(Y, axis=0) > np.nanmin(Y, axis=0), np.nanstd(Y, axis=0)
+        return cls(mean, np.where(varies & (width > 0), width, 1.0))
 
     def forward(self, Y: np.ndarray) -> np.ndarray:
         """The centred, scaled table."""

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -193,12 +194,12 @@ def check_parameters(model: Any, Y: np.ndarray) -> None:
             f"kernel is a {type(model.kernel).__name__}; expected one of gplvm_xp.kernels, for "
             "example RBF() + White()"
         )
-    if not (math.isfinite(model.jitter) and model.jitter >= 0):
-        raise ValueError(f"jitter={model.jitter!r} was given; expected a number of 0 or more")
-    for name in ("n_restarts", "max_iter", "tol", "time_limit"):
-        value = getattr(model, name)
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name}={value!r} was given; expected a number of 0 or more")
+    _check_numbers(model)
+    if not isinstance(model.priors, Mapping | None):
+        raise TypeError(
+            f"priors is a {type(model.priors).__name__}; expected a mapping of parameter names to "
+            "priors, for example {'noise': LogNormal(0, 1)}"
+        )
     for name, prior in (model.priors or {}).items():
         if not isinstance(prior, Prior):
             raise TypeError(
@@ -206,6 +207,34 @@ def check_parameters(model: Any, Y: np.ndarray) -> None:
                 "gplvm_xp.priors, for example LogNormal(0, 1)"
             )
     latent_prior(model.latent_prior)
+
+
+def _check_numbers(model: Any) -> None:
+    for name in ("n_restarts", "max_iter"):
+        value = getattr(model, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+            raise ValueError(f"{name}={value!r} was given; expected an integer of 0 or more")
+    for name in ("jitter", "tol", "time_limit", "noise_variance"):
+        value = getattr(model, name)
+        if value is None and name in ("time_limit", "noise_variance"):
+            continue
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+        right = number >= 0.0 and (name == "time_limit" or number < math.inf)
+        need = "a number of 0 or more"
+        if name == "noise_variance":
+            need, right = "a positive finite number", right and number > 0.0
+        if not right:
+            raise ValueError(f"{name}={value!r} was given; expected {need}")
+
+
+def check_held(priors: Mapping[str, Prior], held: frozenset[str]) -> None:
+    """Raise ``ValueError`` where a prior would be ignored: its parameter is held by the gauge."""
+    ignored = sorted(held & set(priors))
+    if ignored:
+        raise ValueError(
+            f"priors names {ignored}, which gauge='fixed' holds at the starting value; expected "
+            "priors of parameters that are learned: use gauge='free', or drop the prior"
+        )
 
 
 def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> None:
@@ -239,6 +268,7 @@ def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> Non
 __all__ = [
     "Found",
     "Search",
+    "check_held",
     "check_parameters",
     "gauge_blocks",
     "latent_prior",

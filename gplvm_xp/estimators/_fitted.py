@@ -68,8 +68,8 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return_var : bool
             Also return the variance of each entry, (N, D).
         noise : bool
-            Whether the variance holds the noise (that of a new observation) or not (that of the
-            function).
+            Whether the variance holds the noise and the jitter (that of a new observation) or not
+            (that of the function).
 
         Returns
         -------
@@ -93,7 +93,9 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         mean = mean * self.scale_ + self.mean_
         if not return_var:
             return to_like(mean, X)
-        variance = (variance + (self.noise_variance_ if noise else 0.0)) * self.scale_**2
+        # The jitter is noise of the model, as in transform, score and leave_one_out.
+        own = self.noise_variance_ + self.jitter_ if noise else 0.0
+        variance = (variance + own) * self.scale_**2
         return to_like(mean, X), to_like(variance, X)
 
     def inverse_transform(self, X: Array, return_var: bool = False) -> Any:

@@ -14,6 +14,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.estimators._data import Scaling, table, to_like
 from gplvm_xp.estimators._fit import (
     Search,
+    check_held,
     check_parameters,
     gauge_blocks,
     latent_prior,
@@ -23,6 +24,7 @@ from gplvm_xp.estimators._fit import (
 from gplvm_xp.estimators._fitted import FittedLatents
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.optim import Progress
+from gplvm_xp.predict import Posterior
 from gplvm_xp.priors import Prior
 
 
@@ -45,7 +47,8 @@ class GPLVM(FittedLatents):
     latent_prior : {"gaussian", None} or Prior
         Prior of each latent coordinate; "gaussian" is N(0, 1), None is maximum likelihood.
     priors : mapping of str to Prior, optional
-        Priors of parameters by name, for example ``{"rbf.variance": Gamma(2, 1), "noise": ...}``.
+        Priors of parameters by name, for example ``{"rbf.variance": Gamma(2, 1), "noise": ...}``;
+        a parameter that ``gauge="fixed"`` holds can't have one.
     gauge : {"fixed", "free"}
         Stretching the latents and the lengthscales together changes nothing in the likelihood.
         "fixed" holds the first such parameter of the kernel (the lengthscales of an RBF) at its
@@ -204,7 +207,8 @@ class GPLVM(FittedLatents):
         NotPositiveDefiniteError
             If the starting covariance has no Cholesky factor after the jitter schedule.
         NotEnoughMemoryError
-            If the n × n matrix does not fit, before it is allocated.
+            If the n × n matrix, or with missing entries those that predictions need, does not
+            fit, before anything is allocated or searched.
         """
         b = backends.get(self.backend, X, self.dtype)
         Y = table(self, X, reset=True)
@@ -215,12 +219,16 @@ class GPLVM(FittedLatents):
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         first = starts.latents(self.init, centred, self.n_components, rng)
+        held = gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset()
+        check_held(self.priors or {}, held)
+        if np.isnan(centred).any():
+            Posterior.require_memory(b, centred)
         plan = Search(
             kernel=kernel,
             noise=0.1 * variance if self.noise_variance is None else self.noise_variance,
             latent_prior=latent_prior(self.latent_prior),
             priors=dict(self.priors or {}),
-            held=gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset(),
+            held=held,
             jitter=self.jitter * variance,
             variance=variance,
             optimizer=self.optimizer,

@@ -7,8 +7,9 @@ from gplvm_xp.kernels.compose import ActiveDims, Product, Scale, Sum
 from gplvm_xp.kernels.linear import Linear
 from gplvm_xp.kernels.periodic import Periodic
 from gplvm_xp.kernels.polynomial import Polynomial
+from gplvm_xp.kernels.radial import Radial
 from gplvm_xp.kernels.static import Constant, White
-from gplvm_xp.kernels.stationary import RBF, Matern32, Matern52, Radial, RationalQuadratic
+from gplvm_xp.kernels.stationary import RBF, Matern32, Matern52, RationalQuadratic
 
 __all__ = [
     "RBF",

@@ -23,6 +23,8 @@ from gplvm_xp.params import Block
 Gradients = tuple[Array, Array, Array | None]
 Pullback = Callable[[Array], Gradients]
 DiagPullback = Callable[[Array], tuple[Array, Array]]
+BlockPull = Callable[[Tile, Array], Gradients]
+Finish = Callable[[Array, Array], tuple[Array, Array]]
 
 
 class Kernel(ABC):
@@ -76,9 +78,30 @@ class Kernel(ABC):
         """The tree's CUDA type for q inputs, or None: then a GPU runs the array-API form."""
         return None
 
-    def _pull(self, theta: Array, X: Array, Z: Array | None, G: Array) -> Gradients:
-        """The pullback alone; overridden where making K as well would cost a pass."""
-        return self._gram_pullback(theta, X, Z)[1](G)
+    def _block_gram(self, theta: Array, X: Array) -> Callable[[Tile], Array]:
+        """K(X, X) block by block; overridden where work on X can be done once for all blocks."""
+
+        def block(tile: Tile) -> Array:
+            i0, i1, j0, j1 = tile
+            return self._gram(theta, X[i0:i1, :], None if i0 == j0 else X[j0:j1, :])
+
+        return block
+
+    def _block_pull(self, theta: Array, X: Array) -> tuple[BlockPull, Finish]:
+        """The pullback of K(X, X) block by block, and what the sums over blocks mean.
+
+        The first takes a tile and its part of G, and returns a vector to be summed over blocks, and
+        what the block adds to the points of its rows (rows, r) and of its columns (columns, r),
+        None on the diagonal, where the rows hold both. The second makes gtheta and gX of the sums,
+        a vector and (n, r). Overridden where a part of the work is linear in these sums.
+        """
+
+        def block(tile: Tile, G: Array) -> Gradients:
+            i0, i1, j0, j1 = tile
+            Z = None if i0 == j0 else X[j0:j1, :]
+            return self._gram_pullback(theta, X[i0:i1, :], Z)[1](G)
+
+        return block, lambda gtheta, gX: (gtheta, gX)
 
     # -- what follows from it --------------------------------------------------------------------
 
@@ -179,20 +202,28 @@ class Kernel(ABC):
         if fused is not None:
             return fused.gram(theta, X, None, out=out)
 
+        gram = self._block_gram(theta, X)
+
         def block(tile: Tile) -> None:
             i0, i1, j0, j1 = tile
-            Z = None if i0 == j0 else X[j0:j1, :]
-            out[i0:i1, j0:j1] = self._gram(theta, X[i0:i1, :], Z)
+            out[i0:i1, j0:j1] = gram(tile)
 
         for _ in b.map_tiles(block, b.lower_tiles(X.shape[0])):
             pass
         return out
 
-    def symmetric_pullback(self, theta: Array, X: Array, G: Array) -> tuple[Array, Array]:
+    def symmetric_pullback(
+        self, theta: Array, X: Array, G: Array, tiles: Sequence[Tile] | None = None
+    ) -> tuple[Array, Array]:
         """Gradients of ⟨G, K(X, X)⟩ for a symmetric G given by its lower triangle.
 
         Each pair of points is visited once: a block left of the diagonal stands for its mirror
         image too, so its gradients count double. ``G`` may be overwritten.
+
+        Parameters
+        ----------
+        tiles : sequence of (i0, i1, j0, j1), optional
+            How to cut the lower triangle; the default is the backend's choice.
 
         Returns
         -------
@@ -205,32 +236,31 @@ class Kernel(ABC):
         if fused is not None:
             gtheta, gX, _ = fused.pullback(theta, X, None, b.complete(G), symmetric=True)
             return gtheta, gX
-
-        tiles = b.lower_tiles(X.shape[0])
-        side = tiles[0][1]
+        tiles = b.lower_tiles(X.shape[0]) if tiles is None else tiles
+        side = max(i1 - i0 for i0, i1, _, _ in tiles)
         below = xp.tril(xp.ones((side, side), dtype=xp.bool, device=b.device))
         half = 1.0 - 0.5 * b.eye(side)
+        pull, finish = self._block_pull(theta, X)
 
         def block(tile: Tile) -> tuple[Tile, Gradients]:
             i0, i1, j0, j1 = tile
-            rows, g = X[i0:i1, :], G[i0:i1, j0:j1]
+            g = G[i0:i1, j0:j1]
             if i0 == j0:
                 # With its diagonal halved, the lower triangle too is one of two mirror images.
                 k = i1 - i0
-                return tile, self._pull(
-                    theta, rows, None, xp.where(below[:k, :k], half[:k, :k] * g, 0.0)
-                )
-            return tile, self._pull(theta, rows, X[j0:j1, :], g)
+                g = xp.where(below[:k, :k], half[:k, :k] * g, 0.0)
+            return tile, pull(tile, g)
 
-        gtheta, gX = xp.zeros_like(theta), xp.zeros_like(X)
-        for (i0, i1, j0, j1), (gt, gr, gc) in b.map_tiles(block, tiles):
-            gtheta += gt
-            gX[i0:i1, :] += gr
-            if gc is not None:
-                gX[j0:j1, :] += gc
-        gtheta *= 2.0
-        gX *= 2.0
-        return gtheta, gX
+        total: Array = None
+        points: Array = None
+        for (i0, i1, j0, j1), (once, rows, columns) in b.map_tiles(block, tiles):
+            if points is None:
+                total, points = xp.zeros_like(once), b.zeros((X.shape[0], rows.shape[1]))
+            total += once
+            points[i0:i1, :] += rows
+            if columns is not None:
+                points[j0:j1, :] += columns
+        return finish(2.0 * total, 2.0 * points)
 
     # -- algebra ---------------------------------------------------------------------------------
 
@@ -277,6 +307,40 @@ def per_dimension(value: float | Sequence[float] | np.ndarray) -> float | tuple[
     return float(array) if array.ndim == 0 else flat_numbers(array)
 
 
+def leaf_blocks(kernel: Any, *fields: str, many: str = "") -> tuple[Block, ...]:
+    """The blocks of a leaf: ``kernel.field`` as ``name.field``, held where ``fixed`` has it.
+
+    Raises
+    ------
+    ValueError
+        If ``fixed`` has another name, or a field other than ``many`` is not one number.
+    """
+    name, fixed = type(kernel).__name__, kernel.fixed
+    if isinstance(fixed, str):
+        raise ValueError(f"fixed={fixed!r} was given; expected a tuple of names: ({fixed!r},)")
+    unknown = sorted(set(fixed) - set(fields))
+    if unknown:
+        raise ValueError(f"fixed names {unknown}; {name} has {list(fields)}")
+    blocks = tuple(
+        Block(f"{name.lower()}.{f}", getattr(kernel, f), fixed=f in fixed) for f in fields
+    )
+    for field, block in zip(fields, blocks, strict=True):
+        if field != many and block.value.ndim:
+            raise ValueError(
+                f"{name} got {field}={getattr(kernel, field)!r}; expected one number for all "
+                "dimensions"
+            )
+    return blocks
+
+
+def require_kernel(node: Kernel, child: object) -> None:
+    """Raise ``TypeError`` unless the child of a node is a kernel."""
+    if not isinstance(child, Kernel):
+        raise TypeError(
+            f"{type(node).__name__} takes a kernel, got {child!r}; give an instance, such as RBF()"
+        )
+
+
 def check_dimensions(kernel: str, name: str, value: float | tuple[float, ...], q: int) -> None:
     """Raise ``ValueError`` unless ``value`` is one number or has q of them."""
     if isinstance(value, tuple) and len(value) != q:
@@ -287,11 +351,15 @@ def check_dimensions(kernel: str, name: str, value: float | tuple[float, ...], q
 
 
 __all__ = [
+    "BlockPull",
     "DiagPullback",
+    "Finish",
     "Gradients",
     "Kernel",
     "Pullback",
     "check_dimensions",
     "flat_numbers",
+    "leaf_blocks",
     "per_dimension",
+    "require_kernel",
 ]

@@ -17,7 +17,14 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
+from gplvm_xp.kernels.base import (
+    DiagPullback,
+    Gradients,
+    Kernel,
+    Pullback,
+    leaf_blocks,
+    require_kernel,
+)
 from gplvm_xp.params import Block
 
 Scales = tuple[tuple[int, frozenset[int]], ...]
@@ -64,9 +71,8 @@ class _Many(Kernel):
         return _merge_blocks(*(part.blocks() for part in self.parts))
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
-        return replace(
-            self, parts=tuple(k.with_theta(t) for k, t in self._children(np.asarray(theta)))
-        )
+        children = self._children(np.asarray(theta))
+        return replace(self, parts=tuple(k.with_theta(t) for k, t in children))
 
     def check(self, q: int) -> None:
         for part in self.parts:
@@ -131,14 +137,10 @@ class Sum(_Many):
         return backend.of(X).xp.concat(parts)
 
     def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
-        xp = backend.of(X).xp
         done = [k.diag_pullback(t, X) for k, t in self._children(theta)]
 
         def pullback(g: Array) -> tuple[Array, Array]:
-            pulled = [pull(g) for _, pull in done]
-            return xp.concat([gt for gt, _ in pulled]), functools.reduce(
-                operator.add, (gX for _, gX in pulled)
-            )
+            return _add_gradients([(*pull(g), None) for _, pull in done])[:2]
 
         return functools.reduce(operator.add, (d for d, _ in done)), pullback
 
@@ -191,15 +193,12 @@ class Product(_Many):
         return backend.of(X).xp.concat(parts)
 
     def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
-        xp = backend.of(X).xp
         done = [k.diag_pullback(t, X) for k, t in self._children(theta)]
         values = [d for d, _ in done]
 
         def pullback(g: Array) -> tuple[Array, Array]:
             pulled = [pull(g * _others(values, c)) for c, (_, pull) in enumerate(done)]
-            return xp.concat([gt for gt, _ in pulled]), functools.reduce(
-                operator.add, (gX for _, gX in pulled)
-            )
+            return _add_gradients([(*gradients, None) for gradients in pulled])[:2]
 
         return functools.reduce(operator.mul, values), pullback
 
@@ -222,13 +221,11 @@ class Scale(Kernel):
     fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_kernel(self, self.kernel)
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        if set(self.fixed) - {"factor"}:
-            raise ValueError(f"fixed names {sorted(self.fixed)}; Scale has ['factor']")
-        own = Block("scale.factor", self.factor, fixed="factor" in self.fixed)
-        return _merge_blocks((own,), self.kernel.blocks())
+        return _merge_blocks(leaf_blocks(self, "factor"), self.kernel.blocks())
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         values = np.asarray(theta, dtype=np.float64)
@@ -301,7 +298,11 @@ class ActiveDims(Kernel):
     dims: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        dims = tuple(operator.index(d) for d in self.dims)
+        require_kernel(self, self.kernel)
+        try:
+            dims = tuple(operator.index(d) for d in self.dims)
+        except TypeError as error:
+            raise TypeError(f"dims={self.dims!r} was given; expected indices: (0,)") from error
         object.__setattr__(self, "dims", dims)
         if not dims or min(dims) < 0 or len(set(dims)) < len(dims):
             raise ValueError(
@@ -345,8 +346,7 @@ class ActiveDims(Kernel):
         """Columns of the whole input from those of the part, along the last axis."""
         xp = backend.of(part).xp
         nothing = xp.zeros_like(part[..., 0])
-        place = {d: k for k, d in enumerate(self.dims)}
-        columns = [part[..., place[d]] if d in place else nothing for d in range(q)]
+        columns = [part[..., self.dims.index(d)] if d in self.dims else nothing for d in range(q)]
         return xp.stack(columns, axis=-1)
 
     def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:

@@ -18,6 +18,7 @@ from gplvm_xp.kernels.base import (
     Pullback,
     check_dimensions,
     flat_numbers,
+    leaf_blocks,
     per_dimension,
 )
 from gplvm_xp.params import Block
@@ -45,9 +46,7 @@ class Linear(Kernel):
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        if set(self.fixed) - {"variance"}:
-            raise ValueError(f"fixed names {sorted(self.fixed)}; Linear has ['variance']")
-        return (Block("linear.variance", self.variance, fixed="variance" in self.fixed),)
+        return leaf_blocks(self, "variance", many="variance")
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         values = flat_numbers(theta)

@@ -24,9 +24,10 @@ from gplvm_xp.kernels.base import (
     Pullback,
     check_dimensions,
     flat_numbers,
+    leaf_blocks,
     per_dimension,
 )
-from gplvm_xp.kernels.stationary import distances_jvp, pull_distances
+from gplvm_xp.kernels.radial import distances_jvp, pull_distances
 from gplvm_xp.params import Block
 
 
@@ -58,13 +59,7 @@ class Periodic(Kernel):
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        fields = ("variance", "lengthscale", "period")
-        unknown = set(self.fixed) - set(fields)
-        if unknown:
-            raise ValueError(f"fixed names {sorted(unknown)}; Periodic has {list(fields)}")
-        return tuple(
-            Block(f"periodic.{f}", getattr(self, f), fixed=f in self.fixed) for f in fields
-        )
+        return leaf_blocks(self, "variance", "lengthscale", "period", many="lengthscale")
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         variance, *ell, period = flat_numbers(theta)

@@ -11,7 +11,14 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback, flat_numbers
+from gplvm_xp.kernels.base import (
+    DiagPullback,
+    Gradients,
+    Kernel,
+    Pullback,
+    flat_numbers,
+    leaf_blocks,
+)
 from gplvm_xp.params import Block
 
 
@@ -43,13 +50,7 @@ class Polynomial(Kernel):
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        unknown = set(self.fixed) - {"variance", "bias"}
-        if unknown:
-            raise ValueError(f"fixed names {sorted(unknown)}; Polynomial has ['variance', 'bias']")
-        return (
-            Block("polynomial.variance", self.variance, fixed="variance" in self.fixed),
-            Block("polynomial.bias", self.bias, fixed="bias" in self.fixed),
-        )
+        return leaf_blocks(self, "variance", "bias")
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         variance, bias = flat_numbers(theta)

@@ -12,7 +12,14 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback, flat_numbers
+from gplvm_xp.kernels.base import (
+    DiagPullback,
+    Gradients,
+    Kernel,
+    Pullback,
+    flat_numbers,
+    leaf_blocks,
+)
 from gplvm_xp.params import Block
 
 
@@ -27,11 +34,7 @@ class _Static(Kernel):
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        name = type(self).__name__
-        if set(self.fixed) - {"variance"}:
-            raise ValueError(f"fixed names {sorted(self.fixed)}; {name} has ['variance']")
-        fixed = "variance" in self.fixed
-        return (Block(f"{name.lower()}.variance", self.variance, fixed=fixed),)
+        return leaf_blocks(self, "variance")
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         return replace(self, variance=flat_numbers(theta)[0])

@@ -23,7 +23,8 @@ using emulation::State;
 enum Status { READY, AT_BARRIER, AT_WARP, DONE };
 enum Order { FORWARD, REVERSE, SHUFFLE };
 constexpr int WARP = 32;
-constexpr size_t STACK = 128 << 10, GUARD = 4096;
+// A guard wider than any one frame: a frame that begins below the stack must not step over it.
+constexpr size_t STACK = 128 << 10, GUARD = 256 << 10;
 
 struct Fibre {
   jmp_buf where;

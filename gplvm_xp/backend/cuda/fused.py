@@ -14,8 +14,8 @@ from gplvm_xp.backend.cuda.pairs import CudaPair, pair_source
 THREADS = 128
 MAX_Q = 64
 _REAL = {"float64": "double", "float32": "float"}
-# Numbers of partial results that no user will miss: 16 MiB in float64.
-_FREE_PARTIALS = 2**21
+# Numbers of partial results that no user will miss: 8 MiB in float64.
+_FREE_PARTIALS = 2**20
 _GRID_Y_LIMIT = 65535
 
 
@@ -327,7 +327,7 @@ class Fused:
         """Grid with one thread an owner, and how many others each block of its y goes through.
 
         Each part of the others leaves ``partial`` numbers an owner to be summed: together they may
-        take a thirtieth of the matrix, or 16 MiB where that is more.
+        take a thirtieth of the matrix, or 8 MiB where that is more.
         """
         across = -(-owners // THREADS)
         tiles = -(-others // self._tile)
