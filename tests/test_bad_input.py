@@ -243,6 +243,9 @@ CALLS = {
     "one latent": (lambda m: m.predict(np.zeros(2)), ValueError, ["1D array"]),
     "score of other columns": (lambda m: m.score(good()[:, :4]), ValueError, ["4 features"]),
     "negative number of samples": (lambda m: m.sample(-1), ValueError, ["n_samples=-1"]),
+    "data in inverse_transform": (
+        lambda m: m.inverse_transform(good()), ValueError, ["expected latents (N, 2)", "transform"],
+    ),
     "half a sample": (lambda m: m.sample(1.5), ValueError, ["n_samples=1.5", "integer"]),
 }  # fmt: skip
 

@@ -64,7 +64,8 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array (N, q) or (N, D)
-            Latents; or data rows, which are embedded first: missing entries come out filled.
+            Latents; or data rows, which are embedded first: missing entries come out filled. With q
+            columns it is latents, also where D = q.
         return_var : bool
             Also return the variance of each entry, (N, D).
         noise : bool
@@ -99,7 +100,20 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return to_like(mean, X), to_like(variance, X)
 
     def inverse_transform(self, X: Array, return_var: bool = False) -> Any:
-        """Mean (and variance, noise included) of the data at latents X (N, q), as ``predict``."""
+        """Mean (and variance, noise included) of the data at latents X (N, q).
+
+        Raises
+        ------
+        ValueError
+            If X has not q columns; ``predict`` takes data rows too.
+        """
+        check_is_fitted(self)
+        q = self._host_embedding.shape[1]
+        if len(np.shape(X)) != 2 or np.shape(X)[1] != q:
+            raise ValueError(
+                f"X has shape {np.shape(X)}; expected latents (N, {q}): use transform to embed data "
+                "rows first, or predict to reconstruct them"
+            )
         return self.predict(X, return_var=return_var)
 
     def score_samples(self, X: Array) -> Array:
