@@ -111,8 +111,8 @@ class FittedLatents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         q = self._host_embedding.shape[1]
         if len(np.shape(X)) != 2 or np.shape(X)[1] != q:
             raise ValueError(
-                f"X has shape {np.shape(X)}; expected latents (N, {q}): use transform to embed data "
-                "rows first, or predict to reconstruct them"
+                f"X has shape {np.shape(X)}; expected latents (N, {q}): use transform to embed "
+                "data rows first, or predict to reconstruct them"
             )
         return self.predict(X, return_var=return_var)
 
