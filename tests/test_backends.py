@@ -14,6 +14,7 @@ from gplvm_xp import backend
 from gplvm_xp.backend import _numpy
 from gplvm_xp.backend.base import Backend
 from gplvm_xp.errors import NotEnoughMemoryError
+from gplvm_xp.kernels import RBF
 
 SIZES = [1, 2, 7, 60]
 
@@ -338,3 +339,43 @@ def test_primitives_of_the_contract_are_documented():
     for name, member in vars(Backend).items():
         if not name.startswith("_") and callable(member):
             assert inspect.getdoc(member), name
+
+
+def test_threads_over_tiles_change_no_bit(monkeypatch):
+    """The threaded schedule needs four free cores: it is forced here, beside the serial one."""
+    rng = np.random.default_rng(0)
+    n, kernel = 200, RBF(1.3, (0.7, 1.1))
+    X, G, theta = rng.standard_normal((n, 2)), rng.standard_normal((n, n)), kernel.theta()
+    monkeypatch.setattr(_numpy.NumpyBackend, "tile_shape", lambda self, n: (8, 16))
+    names, results = set(), []
+    map_tiles = _numpy.NumpyBackend.map_tiles
+
+    def watched(self, function, tiles):
+        def noted(tile):
+            names.add(threading.current_thread().name)
+            return function(tile)
+
+        return map_tiles(self, noted, tiles)
+
+    monkeypatch.setattr(_numpy.NumpyBackend, "map_tiles", watched)
+    for workers in (1, 3):
+        monkeypatch.setattr(_numpy, "_free_cores", lambda workers=workers: workers)
+        names.clear()
+        K = kernel.fill_lower(theta, X, np.zeros((n, n)))
+        results.append((K, *kernel.symmetric_pullback(theta, X, G.copy())))
+        assert any("ThreadPool" in name for name in names) == (workers > 1)
+    for serial, threaded in zip(*results, strict=True):
+        np.testing.assert_array_equal(serial, threaded)
+
+
+@pytest.mark.parametrize(
+    ("running", "threads", "free"),
+    [("1/90", 8, 8), ("8/90", 8, 8), ("12/90", 8, 4), ("99/120", 8, 1), ("1/90", 2, 1)],
+)
+def test_free_cores(monkeypatch, tmp_path, running, threads, free):
+    load = tmp_path / "loadavg"
+    load.write_text(f"0.1 0.2 0.3 {running} 4242\n")
+    monkeypatch.setattr(_numpy, "Path", lambda path: load)
+    monkeypatch.setattr(_numpy, "_threads", lambda: threads)
+    monkeypatch.setattr(_numpy.os, "cpu_count", lambda: 8)
+    assert _numpy._free_cores() == free
