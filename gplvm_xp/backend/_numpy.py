@@ -16,7 +16,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from gplvm_xp._typing import Array, DType
-from gplvm_xp.backend.base import Backend, Tile
+from gplvm_xp.backend.base import Backend, Special, Tile
 
 Result = TypeVar("Result")
 
@@ -30,7 +30,7 @@ def _blas(name: str, kind: str) -> Callable[..., Any]:
     """
     from scipy.linalg import blas, lapack
 
-    module = lapack if name.startswith("po") else blas
+    module = lapack if name in ("potrf", "potri", "potrs", "trtri") else blas
     return getattr(module, {"d": "d", "f": "s"}[kind] + name)  # type: ignore[no-any-return]
 
 
@@ -221,6 +221,70 @@ class NumpyBackend(Backend):
 
     def exp(self, a: Array) -> Array:
         return np.exp(a, out=a)
+
+    def factor(self, P: Array) -> tuple[Array, Array]:
+        n = P.shape[-1]
+        flat = P.reshape(-1, n, n)
+        out = np.empty((n, n) if P.ndim == 2 else flat.shape, dtype=P.dtype)
+        ok = np.empty(flat.shape[0], dtype=bool)
+        potrf = _blas("potrf", self._kind)
+        with _calm(n):
+            for i, one in enumerate(flat):
+                # Upper in column order is lower in row order, and LAPACK clears the other half.
+                c, info = potrf(one.T, lower=0, clean=1)
+                ok[i] = info == 0 and bool(np.all(np.isfinite(c.diagonal())))
+                out.reshape(-1, n, n)[i] = c.T
+        return out.reshape(P.shape), ok.reshape(P.shape[:-2])
+
+    def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
+        if L.ndim == 2 and B.ndim == 2:
+            return self.solve_triangular(L, B, trans)
+        lead = np.broadcast_shapes(L.shape[:-2], B.shape[:-2])
+        L = np.broadcast_to(L, (*lead, *L.shape[-2:])).reshape(-1, *L.shape[-2:])
+        B = np.broadcast_to(B, (*lead, *B.shape[-2:])).reshape(-1, *B.shape[-2:])
+        out = np.empty(B.shape, dtype=B.dtype)
+        for i in range(out.shape[0]):
+            out[i] = self.solve_triangular(L[i], B[i], trans)
+        return out.reshape(*lead, *B.shape[-2:])
+
+    def inverse_factor(self, L: Array) -> Array:
+        n = L.shape[-1]
+        flat = L.reshape(-1, n, n)
+        out = np.empty(flat.shape, dtype=L.dtype)
+        trtri = _blas("trtri", self._kind)
+        with _calm(n):
+            for i, one in enumerate(flat):
+                out[i] = trtri(one.T, lower=0)[0].T
+        return out.reshape(L.shape)
+
+    def special(self, name: Special, a: Array) -> Array:
+        import scipy.special
+
+        return np.asarray(getattr(scipy.special, name)(a))
+
+    def fourier(self, u: Array, ndim: int) -> tuple[Array, Array]:
+        # The half that a real field determines, then its mirror image k → −k, conjugate.
+        half = np.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
+        n, kept = u.shape[-1], half.shape[-1]
+        re, im = np.empty(u.shape, dtype=u.dtype), np.empty(u.shape, dtype=u.dtype)
+        re[..., :kept], im[..., :kept] = half.real, half.imag
+        if kept < n:
+            mirror = half[..., n - kept : 0 : -1]
+            for axis in range(-ndim, -1):
+                mirror = np.roll(np.flip(mirror, axis), 1, axis)
+            re[..., kept:], im[..., kept:] = mirror.real, -mirror.imag
+        return re, im
+
+    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
+        return np.asarray(labels, dtype=np.intp), size
+
+    def scatter_add(self, values: Array, plan: Array) -> Array:
+        labels, size = plan
+        rows = values.reshape(-1, labels.size)
+        out = np.empty((rows.shape[0], size), dtype=values.dtype)
+        for i, row in enumerate(rows):
+            out[i] = np.bincount(labels, row, size)
+        return out.reshape(*values.shape[:-1], size)
 
     @property
     def _kind(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gplvm_xp._typing import Array
-from gplvm_xp.backend.base import Backend
+from gplvm_xp.backend.base import Backend, Special
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class TorchBackend(Backend):
 
     def inverse_from_cholesky(self, L: Array) -> Array:
         return self.xp.cholesky_inverse(L)
+
+    def factor(self, P: Array) -> tuple[Array, Array]:
+        L, info = self.xp.linalg.cholesky_ex(P)
+        finite = self.xp.all(self.xp.isfinite(self.xp.linalg.diagonal(L)), axis=-1)
+        return L, (info == 0) & finite
+
+    def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
+        return self.xp.linalg.solve_triangular(L.mT if trans else L, B, upper=trans)
+
+    def special(self, name: Special, a: Array) -> Array:
+        return getattr(self.xp.special, name)(a)
+
+    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
+        return self.xp.asarray(np.asarray(labels, dtype=np.int64), device=self.device), size
+
+    def scatter_add(self, values: Array, plan: Array) -> Array:
+        labels, size = plan
+        zero = self.xp.zeros((*values.shape[:-1], size), dtype=values.dtype, device=self.device)
+        return zero.index_add(-1, labels, values)
 
 
 __all__ = ["TorchBackend"]

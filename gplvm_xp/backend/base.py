@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Tile = tuple[int, int, int, int]
 Result = TypeVar("Result")
+Special: TypeAlias = Literal["log_ndtr", "ndtr", "erfcx", "gammaln", "digamma"]
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,117 @@ class Backend:
         """e to the power of every entry; ``a`` is consumed."""
         return self.xp.exp(a)
 
+    # -- many small matrices at once -------------------------------------------------------------
+
+    def factor(self, P: Array) -> tuple[Array, Array]:
+        """Cholesky factors of symmetric matrices over leading axes; P is left alone.
+
+        Parameters
+        ----------
+        P : array (..., n, n)
+            Only the lower triangles are read.
+
+        Returns
+        -------
+        L : array (..., n, n)
+            Lower, zeros above. Arbitrary where ``ok`` is false, but then never silently finite:
+            a caller may go on with it and mask the results.
+        ok : bool array (...)
+            Which of them were positive definite to working precision; nothing is raised or read.
+        """
+        xp = self.xp
+        n = P.shape[-1]
+        if P.ndim == 2:
+            L, ok = self.cholesky(self.xp.asarray(P, copy=True))
+            return xp.tril(L), ok
+        flat = xp.reshape(P, (-1, n, n))
+        parts = [self.factor(flat[i, ...]) for i in range(flat.shape[0])]
+        if not parts:
+            return xp.zeros_like(P), xp.ones(P.shape[:-2], dtype=xp.bool, device=self.device)
+        return (
+            xp.reshape(xp.stack([L for L, _ in parts]), P.shape),
+            xp.reshape(xp.stack([ok for _, ok in parts]), P.shape[:-2]),
+        )
+
+    def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
+        """Solve L Z = B, or Lᵀ Z = B with ``trans``; L (..., n, n) lower, B (..., n, r)."""
+        lower = self.xp.matrix_transpose(L) if trans else L
+        return self.xp.linalg.solve(lower, B)
+
+    def inverse_factor(self, L: Array) -> Array:
+        """L⁻¹ of lower triangles (..., n, n), lower itself, zeros above."""
+        eye = self.xp.broadcast_to(self.eye(L.shape[-1]), L.shape)
+        return self.xp.tril(self.solve_factor(L, eye))
+
+    # -- special functions, transforms, scatter --------------------------------------------------
+
+    def special(self, name: Special, a: Array) -> Array:
+        """A special function of every entry: ``log_ndtr``, ``ndtr``, ``erfcx``, ``gammaln``,
+        ``digamma``.
+
+        The reference computes on the host with SciPy, so it waits; a library that has them
+        overrides it.
+        """
+        import scipy.special
+
+        return self.asarray(getattr(scipy.special, name)(self.to_host(a)), a.dtype)
+
+    def fourier(self, u: Array, ndim: int) -> tuple[Array, Array]:
+        """Real and imaginary part of the unnormalised transform of a real field.
+
+        Parameters
+        ----------
+        u : array (..., N_1, ..., N_ndim)
+        ndim : int
+            How many trailing axes are the grid's.
+
+        Returns
+        -------
+        re, im : arrays of u's shape
+            Of Σ_x u_x exp(−2πi k·x/N), for every k of the grid.
+        """
+        xp = self.xp
+        kind = xp.complex128 if u.dtype == xp.float64 else xp.complex64
+        out = xp.fft.fftn(xp.astype(u, kind), axes=tuple(range(-ndim, 0)))
+        return xp.real(out), xp.imag(out)
+
+    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
+        """What :meth:`scatter_add` needs to know of the places, prepared once.
+
+        Parameters
+        ----------
+        labels : integer ndarray (P,)
+            On the host: where each entry goes.
+        size : int
+            Number of places.
+        """
+        # A table of sources for each place, padded with the number of a zero: sums in one fixed
+        # order, so that the same input gives the same bits on any device.
+        order = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels, minlength=size)
+        first = np.cumsum(counts) - counts
+        depth = int(counts.max(initial=0))
+        places = np.arange(size)
+        used = places[counts > 0]
+        column = np.arange(depth)[None, :]
+        inside = column < counts[used][:, None]
+        at = np.minimum(first[used][:, None] + column, max(labels.size - 1, 0))
+        table = np.where(inside, order[at] if labels.size else 0, labels.size)
+        back = np.full(size, used.size)
+        back[used] = np.arange(used.size)
+        put = self.xp.asarray
+        return put(table.ravel(), device=self.device), put(back, device=self.device), table.shape
+
+    def scatter_add(self, values: Array, plan: Array) -> Array:
+        """Sums of the entries that go to each place, (..., P) → (..., size), in a fixed order."""
+        xp = self.xp
+        table, back, shape = plan
+        lead = values.shape[:-1]
+        zero = xp.zeros((*lead, 1), dtype=values.dtype, device=self.device)
+        padded = xp.take(xp.concat([values, zero], axis=-1), table, axis=-1)
+        sums = xp.sum(xp.reshape(padded, (*lead, *shape)), axis=-1)
+        return xp.take(xp.concat([sums, zero], axis=-1), back, axis=-1)
+
     # -- gather ----------------------------------------------------------------------------------
 
     def rows(self, A: Array, index: Array) -> Array:
@@ -248,4 +360,4 @@ class Backend:
         return None
 
 
-__all__ = ["Backend", "Tile"]
+__all__ = ["Backend", "Special", "Tile"]

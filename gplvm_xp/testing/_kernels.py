@@ -1,8 +1,4 @@
-"""Conformance suites: what a kernel, or any value with a gradient, is held to.
-
-They are public so that a kernel of your own can be checked the way the built-in ones are. Each
-raises ``AssertionError`` with what was compared, or returns None.
-"""
+"""The conformance suite of kernels."""
 
 from __future__ import annotations
 
@@ -15,62 +11,7 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array, Device, Namespace
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
-
-
-def check_gradient(
-    fun: Callable[[Array], tuple[Array, Array]],
-    x: Array,
-    *,
-    rtol: float = 1e-7,
-    step: float = 1e-3,
-    directions: int = 3,
-    seed: int = 0,
-) -> None:
-    """Hold a value-and-gradient function to central differences along random directions.
-
-    One inner product tests the whole gradient vector, and two Richardson steps leave an O(h⁶)
-    error for a wrong factor to hide behind. Differences pass on a wrong objective: use an
-    independent oracle as well.
-
-    Parameters
-    ----------
-    fun : callable
-        x (d,) → (f, g): 0-d and (d,) arrays of x's library.
-    x : array (d,)
-    rtol : float
-        Largest allowed |difference − ⟨g, u⟩| relative to |⟨g, u⟩| + |g|₂ |u|₂ / √d.
-    step : float
-        Largest step along the unit direction; h, h/2 and h/4 are used.
-
-    Raises
-    ------
-    AssertionError
-    """
-    b = backend.of(x)
-    rng = np.random.default_rng(seed)
-    _, gradient = fun(x)
-    g = b.to_host(gradient).astype(np.float64)
-    for k in range(directions):
-        u = rng.standard_normal(g.shape)
-        u /= np.linalg.norm(u)
-        move = b.asarray(u)
-
-        def slope(h: float, move: Array = move) -> float:
-            up, down = b.to_host(fun(x + h * move)[0]), b.to_host(fun(x - h * move)[0])
-            return float(up - down) / (2.0 * h)
-
-        got, want = float(g @ u), _richardson(slope, step)
-        scale = abs(want) + float(np.linalg.norm(g)) / np.sqrt(max(g.size, 1))
-        assert abs(got - want) <= rtol * scale, (
-            f"direction {k}: the gradient gives {got:.15g}, differences give {want:.15g} "
-            f"(relative error {abs(got - want) / scale:.2e}, allowed {rtol:.0e})"
-        )
-
-
-def _richardson(slope: Callable[[float], Any], h: float) -> Any:
-    first = [slope(h), slope(h / 2), slope(h / 4)]
-    second = [(4 * first[1] - first[0]) / 3, (4 * first[2] - first[1]) / 3]
-    return (16 * second[1] - second[0]) / 15
+from gplvm_xp.testing._gradients import richardson
 
 
 def check_kernel(
@@ -212,7 +153,7 @@ class _KernelRun:
                 up, down = (self.gram64(theta, X + s * h * e, still) for s in (1.0, -1.0))
                 return np.asarray((up - down) / (2 * h))
 
-            want = _richardson(in_x, self.step)
+            want = richardson(in_x, self.step)
             self.close(T[:, :, a], want, self.loose, f"input_jacobian[..., {a}] and differences")
         for p in range(theta.size):
             e = np.zeros(theta.size)
@@ -222,7 +163,7 @@ class _KernelRun:
                 up, down = (self.gram64(theta + s * h * e, X, Z) for s in (1.0, -1.0))
                 return np.asarray((up - down) / (2 * h))
 
-            want = _richardson(in_theta, self.step)
+            want = richardson(in_theta, self.step)
             got = theta[p] * P[p]
             self.close(got, want, self.loose, f"theta_jacobian[{p}] and differences")
 
@@ -327,4 +268,4 @@ class _KernelRun:
                 self.close(host, b.to_host(want).astype(float), 100 * self.tight, what)
 
 
-__all__ = ["check_gradient", "check_kernel"]
+__all__ = ["check_kernel"]

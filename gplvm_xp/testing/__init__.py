@@ -1,0 +1,12 @@
+"""Conformance suites: what a kernel, a likelihood, a posterior, a gradient is held to.
+
+They are public so that a kernel of your own can be checked the way the built-in ones are. Each
+raises ``AssertionError`` with what was compared, or returns None.
+"""
+
+from __future__ import annotations
+
+from gplvm_xp.testing._gradients import check_gradient, check_hvp
+from gplvm_xp.testing._kernels import check_kernel
+
+__all__ = ["check_gradient", "check_hvp", "check_kernel"]
