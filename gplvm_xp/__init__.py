@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gplvm_xp import datasets, errors, io, kernels, metrics, optim, plot, priors, testing
+    from gplvm_xp import (
+        datasets, errors, io, kernels, kl, likelihoods, metrics, operators, optim, plot, posteriors,
+        priors, testing, variational,
+    )  # fmt: skip
     from gplvm_xp.backend import why_no_gpu
-    from gplvm_xp.estimators import GPLVM
+    from gplvm_xp.estimators import GPLVM, LogGaussianCoxProcess, VariationalGP
     from gplvm_xp.io import load
 
 _HOME = {
     "GPLVM": "gplvm_xp.estimators",
+    "LogGaussianCoxProcess": "gplvm_xp.estimators",
+    "VariationalGP": "gplvm_xp.estimators",
     "load": "gplvm_xp.io",
     "why_no_gpu": "gplvm_xp.backend",
 }
 _MODULES = (
-    "datasets", "errors", "io", "kernels", "metrics", "optim", "plot", "priors", "testing",
+    "datasets", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators", "optim",
+    "plot", "posteriors", "priors", "testing", "variational",
 )  # fmt: skip
 
 
@@ -41,15 +47,22 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "GPLVM",
+    "LogGaussianCoxProcess",
+    "VariationalGP",
     "datasets",
     "errors",
     "io",
     "kernels",
+    "kl",
+    "likelihoods",
     "load",
     "metrics",
+    "operators",
     "optim",
     "plot",
+    "posteriors",
     "priors",
     "testing",
+    "variational",
     "why_no_gpu",
 ]

@@ -1,8 +1,10 @@
-"""Kernels, priors and constructor parameters as JSON values, and back.
+"""Kernels, priors, likelihoods and constructor parameters as JSON values, and back.
 
 What JSON has no word for is an object with one ``$`` key: ``$float`` (inf, nan), ``$tuple``,
-``$dict``, ``$array`` (the name of an array of the file) and ``$class`` (a frozen dataclass by its
-name and fields). Classes come from an explicit table, so reading a file can't name any other code.
+``$dict``, ``$array`` (the name of an array of the file), and ``$class`` for a kernel or a prior or
+``$likelihood`` for a likelihood (a frozen dataclass by its name and fields; two keys, because a
+prior and a likelihood may have one name). Classes come from an explicit table, so reading a file
+can't name any other code.
 """
 
 from __future__ import annotations
@@ -15,46 +17,55 @@ from typing import Any
 
 import numpy as np
 
-from gplvm_xp import backend, kernels, priors
+from gplvm_xp import backend, kernels, likelihoods, priors
 from gplvm_xp.errors import ModelFileError
 
-Classes = Mapping[str, type]
+# A class by the key that it is written under, and its name.
+Classes = Mapping[tuple[str, str], type]
+_HOMES: tuple[tuple[Any, type, str], ...] = (
+    (kernels, kernels.Kernel, "$class"),
+    (priors, priors.Prior, "$class"),
+    (likelihoods, likelihoods.Likelihood, "$likelihood"),
+)
 
 
-def classes(strangers: Iterable[type] = ()) -> dict[str, type]:
-    """The table of classes by name: the library's kernels and priors, and a user's own.
+def classes(strangers: Iterable[type] = ()) -> dict[tuple[str, str], type]:
+    """The table of classes: the library's kernels, priors and likelihoods, and a user's own.
 
     Raises
     ------
     TypeError
-        If one of ``strangers`` is not a dataclass that extends Kernel or Prior.
+        If one of ``strangers`` is not a dataclass that extends Kernel, Prior or Likelihood.
     ValueError
         If its name is taken by another class.
     """
-    table: dict[str, type] = {}
-    bases: tuple[tuple[Any, type], ...] = ((kernels, kernels.Kernel), (priors, priors.Prior))
-    for module, base in bases:
+    table: dict[tuple[str, str], type] = {}
+    for module, _, _ in _HOMES:
         for name in module.__all__:
-            kind = getattr(module, name)
-            usable = issubclass(kind, base) and dataclasses.is_dataclass(kind)
-            if usable and not isabstract(kind):
-                table[name] = kind
+            key = _key(getattr(module, name))
+            if key is not None and not isabstract(getattr(module, name)):
+                table[key] = getattr(module, name)
     for kind in strangers:
-        if not (
-            isinstance(kind, type)
-            and issubclass(kind, kernels.Kernel | priors.Prior)
-            and dataclasses.is_dataclass(kind)
-        ):
+        key = _key(kind)
+        if key is None:
             raise TypeError(
                 f"kernels holds {kind!r}; expected classes (not instances): frozen dataclasses "
-                "that extend gplvm_xp.kernels.Kernel or gplvm_xp.priors.Prior"
+                "that extend gplvm_xp.kernels.Kernel, gplvm_xp.priors.Prior or "
+                "gplvm_xp.likelihoods.Likelihood"
             )
-        if table.setdefault(kind.__name__, kind) is not kind:
+        if table.setdefault(key, kind) is not kind:
             raise ValueError(
                 f"kernels holds a second class of the name {kind.__name__!r}; expected names that "
                 "differ from each other and from the library's: rename the class and save again"
             )
     return table
+
+
+def _key(kind: object) -> tuple[str, str] | None:
+    """What a class is written under; None if it is no dataclass of one of the three kinds."""
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        return None
+    return next(((key, kind.__name__) for _, base, key in _HOMES if issubclass(kind, base)), None)
 
 
 def encode(value: Any, store: Callable[[np.ndarray], str], where: str) -> Any:
@@ -76,7 +87,7 @@ def encode(value: Any, store: Callable[[np.ndarray], str], where: str) -> Any:
         return items if isinstance(value, list) else {"$tuple": items}
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
         return {"$dict": {k: encode(v, store, f"{where}[{k!r}]") for k, v in value.items()}}
-    if isinstance(value, kernels.Kernel | priors.Prior):
+    if isinstance(value, kernels.Kernel | priors.Prior | likelihoods.Likelihood):
         return _encode_dataclass(value, store, where)
     if backend.is_array(value):
         array = np.asarray(backend.of(value).to_host(value))
@@ -84,20 +95,21 @@ def encode(value: Any, store: Callable[[np.ndarray], str], where: str) -> Any:
             return {"$array": store(array)}
     raise TypeError(
         f"{where} is {value!r} of type {type(value).__name__}; a model file takes numbers, text, "
-        "tuples, lists, dictionaries by text, numeric arrays, kernels and priors. Set it to one of "
-        "those before saving"
+        "tuples, lists, dictionaries by text, numeric arrays, kernels, priors and likelihoods. Set "
+        "it to one of those before saving"
     )
 
 
 def _encode_dataclass(value: Any, store: Callable[[np.ndarray], str], where: str) -> dict[str, Any]:
     kind = type(value)
     home = f"{kind.__module__}.{kind.__qualname__}"
-    if not dataclasses.is_dataclass(kind):
+    key = _key(kind)
+    if key is None:
         raise TypeError(
             f"{where} is of class {home}, which is not a dataclass; decorate it with "
             "@dataclass(frozen=True), so that its fields can be saved"
         )
-    if classes().get(kind.__name__, kind) is not kind:
+    if classes().get(key, kind) is not kind:
         raise TypeError(
             f"{where} is of class {home}, whose name is that of one of the library's classes; "
             "rename it, so that the file says which one is meant"
@@ -107,7 +119,7 @@ def _encode_dataclass(value: Any, store: Callable[[np.ndarray], str], where: str
         for f in dataclasses.fields(kind)
         if f.init
     }
-    return {"$class": kind.__name__, "module": kind.__module__, "fields": fields}
+    return {key[0]: key[1], "module": kind.__module__, "fields": fields}
 
 
 def decode(value: Any, fetch: Callable[[str], np.ndarray], table: Classes, where: str) -> Any:
@@ -133,29 +145,36 @@ def decode(value: Any, fetch: Callable[[str], np.ndarray], table: Classes, where
             return fetch(name)
         case {"$class": str(name), "fields": dict(fields)}:
             decoded = {k: decode(v, fetch, table, f"{where}.{k}") for k, v in fields.items()}
-            return _build(name, value.get("module"), decoded, table, where)
+            return _build(("$class", name), value.get("module"), decoded, table, where)
+        case {"$likelihood": str(name), "fields": dict(fields)}:
+            decoded = {k: decode(v, fetch, table, f"{where}.{k}") for k, v in fields.items()}
+            return _build(("$likelihood", name), value.get("module"), decoded, table, where)
     raise ModelFileError(
         f"{where} of the header is {str(value)[:80]}; expected a plain value or an object with one "
-        "of the keys $float, $tuple, $dict, $array, $class. The file was damaged or written by "
-        "another program: save the model again"
+        "of the keys $float, $tuple, $dict, $array, $class, $likelihood. The file was damaged or "
+        "written by another program: save the model again"
     )
 
 
-def _build(name: str, module: Any, fields: dict[str, Any], table: Classes, where: str) -> Any:
-    if name not in table:
+def _build(
+    key: tuple[str, str], module: Any, fields: dict[str, Any], table: Classes, where: str
+) -> Any:
+    form, name = key
+    if key not in table:
+        held = sorted(known for there, known in table if there == form)
         raise ModelFileError(
             f"{where} is of class {name!r} (module {module}); expected one of "
-            f"{', '.join(sorted(table))}. Import your class and call "
+            f"{', '.join(held)}. Import your class and call "
             f"gplvm_xp.load(path, kernels=({name},))"
         )
-    known = {f.name for f in dataclasses.fields(table[name]) if f.init}
+    known = {f.name for f in dataclasses.fields(table[key]) if f.init}
     if set(fields) - known:
         raise ModelFileError(
             f"{where} has the fields {sorted(fields)}; {name} takes {sorted(known)}. The class has "
             "changed since the file was written: load it with the version it was written with"
         )
     try:
-        return table[name](**fields)
+        return table[key](**fields)
     except (TypeError, ValueError) as error:
         raise ModelFileError(
             f"{where} can't be rebuilt: {name} says {error}. The file was damaged, or the class "

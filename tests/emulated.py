@@ -17,6 +17,7 @@ from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
+import scipy.special
 from emulator import EmulatedLauncher
 from host_cublas import host_blas
 
@@ -178,7 +179,7 @@ class EmuLauncher:
 
 
 class EmuRuntime:
-    """Addresses and copies, counting the waits."""
+    """Addresses, copies and special functions, counting the waits."""
 
     name = "emulated"
     out_of_memory: type[Exception] = MemoryError
@@ -195,6 +196,11 @@ class EmuRuntime:
         """Copy out."""
         self.waits += 1
         return np.array(a.view(np.ndarray) if isinstance(a, EmuArray) else a)
+
+    def special(self, name: str, a: EmuArray) -> EmuArray:
+        """SciPy's."""
+        assert isinstance(a, EmuArray), f"expected a device array, got {type(a)}"
+        return _wrap(getattr(scipy.special, name)(_unwrap(a)))  # type: ignore[no-any-return]
 
     def free_bytes(self) -> int | None:
         """Unknown."""

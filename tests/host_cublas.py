@@ -35,6 +35,12 @@ class Memory:
             assert 0 <= value < INT32, f"{value} does not fit the library's 32-bit int"
             self.largest_argument = max(self.largest_argument, value)
 
+    def addresses(self, pointer: int, count: int) -> list[int]:
+        """The 64-bit addresses in an array of the device."""
+        self.integers(count)
+        self.touched.append((pointer, pointer + 8 * count))
+        return list((ctypes.c_uint64 * count).from_address(pointer)) if count else []
+
     def matrix(self, pointer: int, rows: int, columns: int, ld: int, dtype: Any) -> np.ndarray:
         """The rows × columns matrix at an address, column by column."""
         self.integers(rows, columns, ld)
@@ -75,7 +81,10 @@ class HostCublas:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         dtype = {"s": np.float32, "d": np.float64}.get(name[:1])
-        routine = {"gemm": self._gemm, "trsm": self._trsm, "geam": self._geam}.get(name[1:])
+        routine = {
+            "gemm": self._gemm, "trsm": self._trsm, "geam": self._geam,
+            "trsmBatched": self._trsm_batched,
+        }.get(name[1:])  # fmt: skip
         if dtype is None or routine is None:
             raise AttributeError(name)
 
@@ -124,6 +133,15 @@ class HostCublas:
             diag=diag,
         )  # fmt: skip
 
+    def _trsm_batched(
+        self, dtype: Any, side: int, uplo: int, trans: int, diag: int, m: int, n: int, alpha: int,
+        a: int, lda: int, b: int, ldb: int, count: int,
+    ) -> None:  # fmt: skip
+        triangles, rights = self.memory.addresses(a, count), self.memory.addresses(b, count)
+        assert len(set(rights)) == count, "two of a batch write to one place"
+        for one, right in zip(triangles, rights, strict=True):
+            self._trsm(dtype, side, uplo, trans, diag, m, n, alpha, one, lda, right, ldb)
+
     def _geam(
         self, dtype: Any, transa: int, transb: int, m: int, n: int, alpha: int, a: int, lda: int,
         beta: int, b: int, ldb: int, c: int, ldc: int,
@@ -171,6 +189,30 @@ class HostCusolver:
         matrix[...] = np.where(unpromised if uplo else unpromised.T, np.nan, factor)
         self.memory.touched.append((info, info + 4))
         ctypes.c_int32.from_address(info).value = status
+
+    def _potrf_batched(
+        self, dtype: Any, handle: int, uplo: int, n: int, a: int, lda: int, info: int, count: int
+    ) -> None:
+        # cuSOLVER does not say what a failure leaves behind: here a positive number, which a test
+        # of the pivots alone would believe.
+        work = np.empty(3 * n, dtype)
+        for i, one in enumerate(self.memory.addresses(a, count)):
+            self._potrf(
+                dtype, handle, uplo, n, one, lda, int(work.ctypes.data), 3 * n, info + 4 * i
+            )
+            failed = ctypes.c_int32.from_address(info + 4 * i).value
+            if failed:
+                matrix = self.memory.matrix(one, n, n, lda, dtype)
+                at = np.arange(failed - 1, n)
+                matrix[at, at] = 1.0
+
+    def spotrfBatched(self, *args: int) -> None:
+        """Factor many in float32."""
+        self._potrf_batched(np.float32, *args)
+
+    def dpotrfBatched(self, *args: int) -> None:
+        """Factor many in float64."""
+        self._potrf_batched(np.float64, *args)
 
     def spotrf(self, *args: int) -> None:
         """Factor in float32."""

@@ -33,7 +33,7 @@ HOMES = {
     "cupy_backends": ("backend/_cupy.py",),
     "scipy.linalg": ("backend/_numpy.py", "_machine.py"),  # the latter only asks which BLAS it has
     "torch": ("_machine.py",),
-    "sklearn": ("estimators/", "init.py", "datasets/", "io.py", "_machine.py", "cli.py"),
+    "sklearn": ("estimators/", "init.py", "datasets/", "io/", "_machine.py", "cli.py"),
     "matplotlib": ("plot.py", "cli.py", "_machine.py"),
     "tqdm": ("estimators/", "cli.py", "datasets/"),
 }

@@ -11,6 +11,7 @@ import pytest
 from emulator.trees import TREES, add, linear, matern52, rbf, white
 
 from gplvm_xp.backend.cuda.fused import MAX_Q, Fused
+from gplvm_xp.backend.cuda.sparse import SparseTimes
 
 ARCHITECTURES = ("75", "80", "90", "100")
 
@@ -117,6 +118,18 @@ def test_every_architecture_and_dtype_compiles(architecture, dtype):
             assert compile_cubin(source, (), architecture)[0][:4] == b"\x7fELF"
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sparse_product_compiles(architecture):
+    recorder = Recorder()
+    for lanes in (1, 2, 4, 8, 16, 32):
+        for dtype in (np.float64, np.float32):
+            SparseTimes(recorder, None, dtype, lanes)
+    assert len({options for _, _, options in recorder.raws}) == 12
+    log = assert_compiles(recorder, architecture)
+    assert log.count("entry function 'gplvm_sparse'") == 12
+    assert set(re.findall(r"(\d+) bytes spill stores", log)) == {"0"}
+
+
 def test_shared_memory_is_enough_for_many_parameters():
     """ptxas refuses more than 48 KiB of static shared memory; 24 is the last q with large tiles."""
     tree = add(add(rbf(24), linear(24)), add(matern52(24), white()))
@@ -142,14 +155,16 @@ def test_registers_are_enough(q):
 
 def test_float_sources_do_no_double_arithmetic():
     """A forgotten cast in a snippet or a pair type would show as a conversion to double."""
-    tree = TREES["nested"]
-    source, _, options = sources(tree, 3, np.float32).raws[0]
     from cupy._core import core
     from cupy.cuda import compiler
 
-    options = core.assemble_cupy_compiler_options(options)
-    program = compiler._NVRTCProgram(source, "kernel.cu", method="ptx")
-    ptx = program.compile((*options, "-arch=compute_90"))[0]
-    text = ptx.decode() if isinstance(ptx, bytes) else ptx
-    assert "gplvm_gram" in text
-    assert "cvt.f64.f32" not in text
+    recorder = sources(TREES["nested"], 3, np.float32)
+    SparseTimes(recorder, None, np.float32, 32)
+    for kernel in ("gplvm_gram", "gplvm_sparse"):
+        source, options = next((s, o) for s, name, o in recorder.raws if name == kernel)
+        options = core.assemble_cupy_compiler_options(options)
+        program = compiler._NVRTCProgram(source, "kernel.cu", method="ptx")
+        ptx = program.compile((*options, "-arch=compute_90"))[0]
+        text = ptx.decode() if isinstance(ptx, bytes) else ptx
+        assert kernel in text
+        assert "cvt.f64.f32" not in text

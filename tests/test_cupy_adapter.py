@@ -13,7 +13,7 @@ from host_cublas import HostCublas, HostCusolver, Memory
 
 from gplvm_xp import backend
 from gplvm_xp.backend.cuda import blocked
-from gplvm_xp.backend.cuda.blocked import View
+from gplvm_xp.backend.cuda.blocked import Stack, View
 
 _cupy: Any = import_module("gplvm_xp.backend._cupy")
 
@@ -129,6 +129,19 @@ def test_addresses_and_copies() -> None:
     assert type(runtime.get(np.float64(2.0))) is np.ndarray
 
 
+@pytest.mark.parametrize("name", ["log_ndtr", "ndtr", "erfcx", "gammaln", "digamma"])
+def test_special_functions_are_cupys(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    special: Any = ModuleType("cupyx.scipy.special")
+    setattr(special, name, lambda a: (name, a))
+    for parent, child in (("cupyx", "scipy"), ("cupyx.scipy", "special")):
+        package: Any = ModuleType(parent)
+        setattr(package, child, special if child == "special" else ModuleType("cupyx.scipy"))
+        monkeypatch.setitem(sys.modules, parent, package)
+    sys.modules["cupyx"].scipy = sys.modules["cupyx.scipy"]
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.special", special)
+    assert _cupy.CupyRuntime().special(name, 3.0) == (name, 3.0)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_blas_is_wired_to_cupys_modules(cupy: Any, dtype: Any) -> None:
     A = np.random.default_rng(0).normal(size=(40, 40))
@@ -139,6 +152,27 @@ def test_the_blas_is_wired_to_cupys_modules(cupy: Any, dtype: Any) -> None:
     expected = np.linalg.cholesky(K.astype(float))
     tolerance = 1e-12 if dtype is np.float64 else 1e-4
     np.testing.assert_allclose(np.tril(buffer), expected, rtol=tolerance, atol=tolerance)
+    assert not info.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_batched_routines_are_wired_to_cupys_modules(cupy: Any, dtype: Any) -> None:
+    A = np.random.default_rng(0).normal(size=(3, 7, 7))
+    K = (A @ A.swapaxes(1, 2) + 7.0 * np.eye(7)).astype(dtype)
+    B = np.random.default_rng(1).normal(size=(3, 7, 2)).astype(dtype)
+    L, Z, info = np.array(K), np.array(B), np.zeros(3, np.int32)
+    places = [np.array([a.ctypes.data + i * a[0].nbytes for i in range(3)], np.uint64)
+              for a in (L, Z)]  # fmt: skip
+    stacks = [
+        Stack(p.ctypes.data, 3, 7, m, L.itemsize) for p, m in zip(places, (7, 2), strict=True)
+    ]
+    made = _cupy.cublas()
+    made.factor_many(stacks[0], info.ctypes.data)
+    made.solve_left_many(*stacks[:1], False, stacks[1])
+    factor = np.linalg.cholesky(K.astype(float))
+    tolerance = 1e-12 if dtype is np.float64 else 1e-4
+    np.testing.assert_allclose(np.tril(L), factor, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(factor @ Z, B, rtol=tolerance, atol=tolerance)
     assert not info.any()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from gplvm_xp import datasets
-from gplvm_xp.datasets import _fetch, _parse, _sources
+from gplvm_xp.datasets import _fetch, _parse, _parse_events, _sources
 from gplvm_xp.metrics import nearest_neighbour_errors
 
 FETCHERS: dict[str, tuple[str, Callable[..., datasets.Dataset]]] = {
@@ -29,6 +29,18 @@ FETCHERS: dict[str, tuple[str, Callable[..., datasets.Dataset]]] = {
     "FREY_FACES": ("frey_faces", datasets.fetch_frey_faces),
     "VOWELS": ("vowels", datasets.fetch_vowels),
     "SWISS_ROLL": ("swiss_roll", datasets.fetch_swiss_roll),
+}
+
+# Loaders of events and of two classes, with the public files that each may come from.
+PUBLIC: dict[str, tuple[Callable[..., datasets.Dataset], tuple[_fetch.Source, ...]]] = {
+    "coal_mining": (datasets.load_coal_mining, (_sources.COAL,)),
+    "pines": (datasets.load_pines, (_sources.PINES,)),
+    "grid_cell": (datasets.load_grid_cell, (_sources.GRID_RECORDING, _sources.GRID_BINNED)),
+    "grid_simulated": (datasets.load_grid_simulated, (_sources.GRID_SIMULATED,)),
+    **{
+        name: (functools.partial(datasets.load_binary, name), files)
+        for name, files in _sources.BINARY.items()
+    },
 }
 
 
@@ -272,6 +284,289 @@ def test_checksums_agree_with_the_notes_in_the_folder(key: str, data_folder: Pat
     assert source.remote.sha256 in notes.read_text(encoding="utf-8")
 
 
+# --- events, rate maps, two classes ---------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_coal_mining_is_the_published_table() -> None:
+    coal = datasets.load_coal_mining()
+    assert coal.Y.shape == (191, 1)
+    assert (np.diff(coal.Y[:, 0]) >= 0).all()
+    year, count = coal.extra["year"], coal.extra["annual_count"]
+    assert (year[0], year[-1], count.sum(), count.max()) == (1851, 1962, 191, 6)
+    # Jarrett 1979: 15 March 1851 to 22 March 1962, and 4, 5, 4, 1, 0 in the first five years.
+    np.testing.assert_allclose(coal.Y[[0, -1], 0], [1851 + 74 / 365, 1962 + 80 / 365], atol=1e-3)
+    np.testing.assert_array_equal(count[:5], [4, 5, 4, 1, 0])
+
+
+def test_annual_counts_are_those_of_the_notes(data_folder: Path) -> None:
+    arrays = npz_of(data_folder, _sources.COAL)
+    coal = datasets.load_coal_mining()
+    np.testing.assert_array_equal(coal.extra["year"], arrays["coal_year"])
+    np.testing.assert_array_equal(coal.extra["annual_count"], arrays["coal_annual_count"])
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_pines_are_in_the_unit_square() -> None:
+    pines = datasets.load_pines()
+    assert pines.Y.shape == (127, 2)
+    assert (pines.Y.min(), pines.Y.max()) == (0.0, 1.0)
+    assert len(np.unique(pines.Y, axis=0)) == 126
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_grid_cell_fires_where_the_authors_found_it_to() -> None:
+    cell = datasets.load_grid_cell()
+    assert cell.Y.shape == (90050, 2)
+    lost = np.isnan(cell.Y)
+    assert (lost[:, 0] == lost[:, 1]).all()
+    assert lost[:, 0].sum() == 20613
+    np.testing.assert_allclose(np.nanmin(cell.Y, axis=0), [27.5 / 305, 34 / 305])
+    extra = cell.extra
+    assert extra["time_step"] == 0.02
+    assert extra["spike_time"].shape == (2119,)
+    assert extra["spike_time"].min() >= 0.0
+    assert extra["spike_time"].max() <= extra["time_step"] * 90049
+    # The first spike is 1.46 s in: sample 73 exactly.
+    np.testing.assert_allclose(extra["spike_position"][0], cell.Y[73], rtol=1e-12)
+    np.testing.assert_allclose(extra["visits"].sum(), 100020, rtol=1e-6)
+    np.testing.assert_allclose(extra["counts"].sum(), 2119, rtol=1e-6)
+    # Spikes in bins of the authors' size, both blurred and shifted onto each other: one picture.
+    seen = extra["spike_position"][~np.isnan(extra["spike_position"]).any(axis=1)]
+    column, row = ((seen - np.nanmin(cell.Y, axis=0)) / 0.0169).astype(int).T
+    ours = np.zeros((128, 128))
+    np.add.at(ours, (row, column), 1.0)
+    f = np.fft.fftfreq(128)
+    blur = np.exp(-0.5 * (2.0 * np.pi * 2.0) ** 2 * (f[:, None] ** 2 + f**2))
+    a, b = np.fft.fft2(extra["counts"]) * blur, np.fft.fft2(ours) * blur
+    match = np.fft.ifft2(a * b.conj()).real.max() * 128**2
+    assert match > 0.97 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_simulated_grid_cell_has_its_known_rate() -> None:
+    cell = datasets.load_grid_simulated()
+    extra = cell.extra
+    assert cell.Y.shape == (128 * 128, 2)
+    np.testing.assert_array_equal(cell.Y[:, 0].reshape(128, 128), extra["visits"])
+    np.testing.assert_array_equal(cell.Y[:, 1].reshape(128, 128), extra["counts"])
+    assert extra["period"] == 12.8
+    assert not extra["visits"][~extra["mask"]].any()
+    visits, counts, rate = extra["visits"], extra["counts"], extra["rate_with_background"]
+    expected = np.sum(visits * rate)
+    assert abs(counts.sum() - expected) < 4.0 * np.sqrt(expected)
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_grid_reference_is_consistent_with_itself() -> None:
+    """The stated model gives the stated bound at the stated posterior: every array is in place."""
+    extra = datasets.load_grid_reference().extra
+    shape = extra["prior_mean"].shape
+    units = np.zeros((79, *shape))
+    units[np.arange(79), extra["basis_index"][:, 0], extra["basis_index"][:, 1]] = 1.0
+    transformed = np.fft.fft2(units, norm="ortho")
+    H = (transformed.real + transformed.imag).reshape(79, -1)
+    u, C, prior = extra["post_u"], extra["post_cov_u"], extra["prior_variance"]
+    z = extra["prior_mean"].ravel() + u @ H
+    v = np.einsum("rl,rs,sl->l", H, C, H, optimize=True)
+    np.testing.assert_allclose((u @ H).reshape(shape), extra["post_dz"], atol=2e-6)
+    np.testing.assert_allclose(v.reshape(shape), extra["post_var"], atol=2e-6)
+    visits, counts = extra["visits"].ravel(), extra["counts"].ravel()
+    likelihood = np.sum(counts * z - visits * np.exp(z + 0.5 * v))
+    kl = 0.5 * (np.sum((np.diag(C) + u**2) / prior) - 79 + np.sum(np.log(prior)))
+    kl -= 0.5 * np.linalg.slogdet(C)[1]
+    np.testing.assert_allclose(likelihood - kl, extra["elbo"], rtol=1e-9)
+
+
+SIZES = {
+    "ripley": (250, 2, 125), "pima": (200, 7, 68), "crabs_sex": (200, 5, 100),
+    "wisconsin": (683, 9, 239), "ionosphere": (351, 34, 225), "banana400": (400, 2, 217),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("name", SIZES)
+def test_two_class_tables_are_the_published_ones(name: str) -> None:
+    table = datasets.load_binary(name)
+    n, D, ones = SIZES[name]
+    assert table.labels is not None
+    assert (table.Y.shape, table.labels.sum(), table.name) == ((n, D), ones, name)
+    assert len(table.label_names) == 2
+    rows = {"ripley": (1000, 500), "pima": (332, 109)}.get(name)
+    if rows is not None:
+        assert table.extra["Y_test"].shape == (rows[0], D)
+        assert table.extra["labels_test"].sum() == rows[1]
+        both = np.concatenate([table.Y, table.extra["Y_test"]])
+        labels = np.concatenate([table.labels, table.extra["labels_test"]])
+        assert nearest_neighbour_errors(both, labels) < 0.35 * labels.size
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_call_is_fresh_and_says_what_was_read(name: str) -> None:
+    load, files = PUBLIC[name]
+    first, second = load(), load()
+    assert first.Y.dtype == np.float64
+    assert first.Y.flags.c_contiguous
+    kept = second.Y.copy()
+    first.Y[:] = 7.0
+    np.testing.assert_array_equal(second.Y, kept)
+    assert files[0].archive_sha256 in first.source
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_files_are_in_the_docstring(name: str) -> None:
+    load, files = PUBLIC[name]
+    text = getattr(load, "func", load).__doc__
+    assert text is not None
+    for source in files:
+        owner, repository, commit = source.remote.url.split("/")[3:6]
+        for fact in (
+            source.archive_sha256, source.remote.sha256, source.remote.filename, "Licence:",
+            f"{owner}/{repository}", commit,
+        ):  # fmt: skip
+            assert fact in text, fact
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_archive_checksums_agree_with_the_notes(name: str, data_folder: Path) -> None:
+    source = PUBLIC[name][1][0]
+    notes = data_folder / source.folder / "README.md"
+    if not notes.is_file():
+        pytest.skip(f"{source.folder} has no README.md to compare with")
+    assert source.archive_sha256 in notes.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_original_files_give_the_same_arrays(name: str, data_folder: Path) -> None:
+    for source in PUBLIC[name][1]:
+        original = data_folder / source.folder / source.remote.filename
+        if not original.is_file():
+            pytest.skip(f"{source.folder} does not hold the original {source.remote.filename}")
+        content = original.read_bytes()
+        assert sha256(content) == source.remote.sha256
+        same(dict(source.parse(content)), npz_of(data_folder, source))
+
+
+def test_reference_is_in_the_folder_or_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = _sources.GRID_REFERENCE
+    assert datasets.load_grid_reference.__doc__ is not None
+    assert source.archive_sha256 in datasets.load_grid_reference.__doc__
+    monkeypatch.delenv(_fetch.ENVIRONMENT, raising=False)
+    with pytest.raises(FileNotFoundError, match=r"no public address.*load_grid_simulated") as error:
+        datasets.load_grid_reference()
+    assert source.archive_sha256 in str(error.value)
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"grid_lgcp_reference.npz: no such file"):
+        datasets.load_grid_reference()
+    (tmp_path / "grid_cells").mkdir()
+    (tmp_path / "grid_cells" / source.archive).write_bytes(b"not it")
+    with pytest.raises(ValueError, match=r"damaged or another version.*Replace the file\.$"):
+        datasets.load_grid_reference()
+
+
+def test_parts_of_a_data_set_come_from_their_own_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder holds the two original files, not the archive: both are read and named."""
+    (tmp_path / "binary_classification").mkdir()
+    tables = {
+        "synth.tr.csv": b"rownames,xs,ys,yc\n1,0.5,1.5,0\n2,-0.5,2.5,1\n",
+        "synth.te.csv": b"rownames,xs,ys,yc\n1,3.5,1.25,1\n",
+    }
+    files = []
+    for source, (filename, content) in zip(_sources.BINARY["ripley"], tables.items(), strict=True):
+        assert source.remote.filename == filename
+        (tmp_path / "binary_classification" / filename).write_bytes(content)
+        remote = dataclasses.replace(source.remote, sha256=sha256(content))
+        files.append(dataclasses.replace(source, remote=remote))
+    monkeypatch.setitem(_sources.BINARY, "ripley", tuple(files))
+    monkeypatch.setenv(_fetch.ENVIRONMENT, str(tmp_path))
+    table = datasets.load_binary("ripley")
+    np.testing.assert_array_equal(table.Y, [[0.5, 1.5], [-0.5, 2.5]])
+    np.testing.assert_array_equal(table.labels, [0, 1])
+    np.testing.assert_array_equal(table.extra["Y_test"], [[3.5, 1.25]])
+    assert all(filename in table.source for filename in tables)
+
+
+def test_unknown_two_class_table() -> None:
+    with pytest.raises(ValueError, match="name='iris' is unknown; choose one of ripley, pima"):
+        datasets.load_binary("iris")  # type: ignore[arg-type]
+
+
+# --- made here ------------------------------------------------------------------------------------
+
+
+def test_cox_events_have_the_stated_rate() -> None:
+    """Over many draws the histogram is that of the formula, and a factor multiplies it."""
+    edges = np.linspace(0.0, 50.0, 11)
+    middle = np.linspace(0.0, 50.0, 5001)
+    formula = 2.0 * np.exp(-middle / 15.0) + np.exp(-(((middle - 25.0) / 10.0) ** 2))
+    expected = [np.trapezoid(formula[i : i + 501], dx=0.01) for i in range(0, 5000, 500)]
+    seen = np.zeros(10)
+    for seed in range(40):
+        cox = datasets.make_cox_1d(seed, scale=5.0)
+        assert (np.diff(cox.Y[:, 0]) >= 0).all()
+        seen += np.histogram(cox.Y[:, 0], edges)[0]
+    assert (
+        np.abs((seen - 200.0 * np.array(expected)) / np.sqrt(200.0 * np.array(expected))).max() < 4
+    )
+    np.testing.assert_allclose(cox.extra["rate"], 5.0 * formula[::10], rtol=1e-12)
+    np.testing.assert_allclose(cox.extra["x"], middle[::10], rtol=1e-15)
+    np.testing.assert_array_equal(datasets.make_cox_1d(3).Y, datasets.make_cox_1d(3).Y)
+    assert datasets.make_cox_1d(3).Y.shape != datasets.make_cox_1d(4).Y.shape
+
+
+def test_grid_cells_are_hexagonal_and_poisson() -> None:
+    cells = datasets.make_grid_cells(6, shape=(64, 80), seed=2, minutes=20.0)
+    visits, counts, rate = (cells.extra[key] for key in ("visits", "counts", "rate"))
+    assert visits.shape == counts.shape == rate.shape == (6, 64, 80)
+    np.testing.assert_array_equal(cells.Y, counts.reshape(6, -1))
+    np.testing.assert_array_equal(visits.sum(axis=(1, 2)), 60000)
+    assert not counts[visits == 0].any()
+    z = (counts - visits * rate)[visits > 0] / np.sqrt((visits * rate)[visits > 0])
+    assert abs(np.mean(z**2) - 1.0) < 0.15
+    # Walls: the outer 8 % of the arena is never visited, the corners of the rest are.
+    assert not visits[:, :5, :].any()
+    assert not visits[:, :, 74:].any()
+    assert (visits > 0).mean() > 0.5
+    for period, orientation, map_ in zip(
+        cells.extra["period"], cells.extra["orientation"], np.log(rate), strict=True
+    ):
+        assert 8.0 <= period <= 16.0
+        assert 0.0 <= orientation < np.pi / 3.0
+        # The log rate is three waves: shifted by a lattice vector it is the same. The lattice of
+        # waves along the angles a has its nearest fields at the angles a + 30 degrees.
+        assert map_.max() - map_.min() > 0.9 * 3.2 * 1.5
+        y, x = np.meshgrid(np.arange(64) + 0.5, np.arange(80) + 0.5, indexing="ij")
+        waves = []
+        for a in orientation + np.pi / 3.0 * np.arange(3):
+            phase = 4.0 * np.pi / (np.sqrt(3.0) * period) * (x * np.cos(a) + y * np.sin(a))
+            waves += [np.cos(phase).ravel(), np.sin(phase).ravel()]
+        design = np.stack([np.ones(map_.size), *waves], axis=1)
+        fit, *_ = np.linalg.lstsq(design, map_.ravel(), rcond=None)
+        np.testing.assert_allclose(design @ fit, map_.ravel(), atol=1e-10)
+        np.testing.assert_allclose(np.hypot(fit[1::2], fit[2::2]), 3.2 / 3.0, rtol=1e-10)
+
+
+def test_the_first_cells_do_not_depend_on_how_many() -> None:
+    few = datasets.make_grid_cells(1, shape=(16, 16), seed=5, minutes=1.0)
+    more = datasets.make_grid_cells(3, shape=(16, 16), seed=5, minutes=1.0)
+    np.testing.assert_array_equal(few.Y[0], more.Y[0])
+    assert not np.array_equal(more.Y[0], more.Y[1])
+
+
+def test_makers_refuse() -> None:
+    for scale in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="expected a positive finite number"):
+            datasets.make_cox_1d(scale=scale)
+    for wrong in ({"n_cells": 0}, {"shape": (4, 64)}, {"shape": (64,)}, {"minutes": 0.0}):
+        with pytest.raises(ValueError, match="expected 1 or more cells"):
+            datasets.make_grid_cells(**wrong)  # type: ignore[arg-type]
+
+
 # --- original formats ----------------------------------------------------------------------------
 
 
@@ -351,6 +646,45 @@ def test_unexpected_matlab_files_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         parse(mat_of(**matrices))
+
+
+def test_a_recording_is_read() -> None:
+    content = mat_of(
+        xy=np.array([[1.5, 2.0], [np.nan, np.nan]]),
+        dir=np.array([[90.0], [np.nan]]),
+        spikes_times=np.array([[300], [450]], dtype=np.uint64),
+        pos_sample_rate=np.array([[50]], dtype=np.uint8),
+        spk_sample_rate=np.array([[30000]], dtype=np.uint16),
+        pixels_per_m=np.array([[305]], dtype=np.uint16),
+    )
+    seen = _parse_events.parse_recording(content)
+    np.testing.assert_array_equal(seen["xy_half_px"], [[3, 4], [-32768, -32768]])
+    np.testing.assert_array_equal(seen["spike_sample"], [300, 450])
+    assert (seen["pos_rate"], seen["spk_rate"], seen["pixels_per_m"]) == (50, 30000, 305)
+    with pytest.raises(ValueError, match="no matrix 'n'"):
+        _parse_events.parse_binned(content)
+
+
+def test_text_tables_are_read() -> None:
+    biopsy = b"rownames,ID,V1,V2,V3,V4,V5,V6,V7,V8,V9,class\n"
+    biopsy += b"1,10,5,1,1,1,2,1,3,1,1,benign\n2,11,8,4,5,1,2,,7,3,1,malignant\n"
+    biopsy += b"3,12,8,4,5,1,2,NA,7,3,1,malignant\n4,13,10,4,5,1,2,9,7,3,1,malignant\n"
+    seen = _sources.BINARY["wisconsin"][0].parse(biopsy)
+    np.testing.assert_array_equal(seen["wisconsin_X"][:, 0], [5, 10])
+    np.testing.assert_array_equal(seen["wisconsin_y"], [0, 1])
+    crabs = b"rownames,sp,sex,index,FL,RW,CL,CW,BD\n1,B,M,1,8.1,6.7,16.1,19,7\n2,O,F,1,9,8,7,6,5\n"
+    seen = _parse_events.parse_crabs(crabs)
+    np.testing.assert_array_equal(seen["crabs_X"], [[8.1, 6.7, 16.1, 19, 7], [9, 8, 7, 6, 5]])
+    np.testing.assert_array_equal(seen["crabs_sex"], [1, 0])
+    np.testing.assert_array_equal(seen["crabs_species"], [0, 1])
+    line = ",".join(["0.5"] * 34)
+    seen = _parse_events.parse_ionosphere(f"{line},g\n{line},b\n".encode())
+    np.testing.assert_array_equal(seen["ionosphere_y"], [1, 0])
+    assert seen["ionosphere_X"].shape == (2, 34)
+    with pytest.raises(ValueError, match=r"columns \['a', 'b'\], expected \['FL', 'RW'"):
+        _parse_events.parse_crabs(b"a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"coal.csv has shape \(1, 2\), expected \(n, 1\)"):
+        _parse_events.parse_coal(b"1851,1852\n")
 
 
 def synthetic_pbmc() -> dict[str, np.ndarray]:

@@ -10,15 +10,18 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from gplvm_xp import GPLVM, __version__, kernels, load, priors
+from gplvm_xp import GPLVM, __version__, estimators, kernels, likelihoods, load, priors
 from gplvm_xp.errors import ModelFileError
+from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.io import FORMAT, FORMAT_VERSION, save
 
 
@@ -240,6 +243,183 @@ def test_numpy_reads_the_arrays_without_this_library(tmp_path: Path) -> None:
         header = json.loads(archive["header"].tobytes())
     assert (header["format"], header["format_version"]) == (FORMAT, FORMAT_VERSION)
     assert header["library_version"] == __version__
+    # The names that files of version 1 have, whoever wrote them.
+    assert [*header] == [
+        "format", "format_version", "library_version", "class", "parameters", "kernel_", "values",
+        "feature_names_in_", "notes",
+    ]  # fmt: skip
+    assert [*header["kernel_"]] == ["$class", "module", "fields"]
+
+
+# -- what estimators declare ---------------------------------------------------------------------
+
+
+class Stand(BaseEstimator):
+    """An estimator with one of everything that can be declared."""
+
+    _saved_arrays = {  # noqa: RUF012
+        "plain_": SavedArray("nD"),
+        "positive_": SavedArray("D", holds="positive"),
+        "counts_": SavedArray("n", dtype="int64", holds="nonnegative"),
+        "gappy_": SavedArray("n", holds="missing"),
+        "loose_": SavedArray("k", holds="any"),
+        "batch_": SavedArray("*n"),
+        "grid_": SavedArray("*"),
+        "number_": SavedArray(""),
+        "classes_": SavedArray("c", dtype="label", optional=True),
+        "weights_": SavedArray("n", optional=True),
+        "shown_": SavedArray("n", attribute="_kept"),
+    }
+    _saved_values = {  # noqa: RUF012
+        "step_": SavedValue(int),
+        "size_": SavedValue(float, nonnegative=True),
+        "energy_": SavedValue(float),
+        "status_": SavedValue(str),
+        "converged_": SavedValue(bool),
+        "n_features_in_": SavedValue(int),
+    }
+    _saved_objects = {  # noqa: RUF012
+        "kernel_": kernels.Kernel, "likelihood_": likelihoods.Likelihood,
+    }  # fmt: skip
+
+    def __init__(self, likelihood: Any = "poisson", shape: Any = None) -> None:
+        self.likelihood = likelihood
+        self.shape = shape
+
+    def fit(self) -> Stand:
+        self.plain_ = np.arange(8.0).reshape(4, 2)
+        self.positive_ = np.array([1.0, 2.0])
+        self.counts_ = np.array([0, 1, 2, 3], dtype=np.int32)
+        self.gappy_ = np.array([0.0, np.nan, 2.0, 3.0])
+        self.loose_ = np.array([np.inf, np.nan])
+        self.batch_ = np.arange(24.0).reshape(2, 3, 4)
+        self.grid_ = np.ones((2, 1, 5))
+        self.number_ = np.asarray(2.5)
+        self.classes_ = np.array(["no", "größer"], dtype=object)
+        self.weights_ = None
+        self._kept = np.array([1.0, 2.0, 3.0, 4.0])
+        self.shown_ = [1, 2, 3, 4]
+        self.step_, self.size_, self.energy_, self.status_ = 3, 0.5, -math.inf, "converged"
+        self.converged_, self.n_features_in_ = True, 2
+        self.kernel_ = kernels.RBF(2.0)
+        self.likelihood_ = likelihoods.Gaussian()
+        return self
+
+    def _restored(self) -> None:
+        if self.grid_.shape[-1] != 5:
+            raise ValueError(f"grid_ has {self.grid_.shape[-1]} columns; expected 5")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimators, "Stand", Stand, raising=False)
+    monkeypatch.setattr(estimators, "__all__", [*estimators.__all__, "Stand"])
+
+
+@pytest.mark.usefixtures("registered")
+def test_everything_that_can_be_declared_comes_back(tmp_path: Path) -> None:
+    model = Stand(likelihood=likelihoods.Poisson(), shape=(4, 5)).fit()
+    save(model, tmp_path / "m.npz")
+    back = load(tmp_path / "m.npz")
+    for name in Stand._saved_arrays:
+        kept = getattr(model, name)
+        if kept is None:
+            assert getattr(back, name) is None
+            continue
+        np.testing.assert_array_equal(getattr(back, name), kept)
+    assert back.plain_.dtype == back.shown_.dtype == np.float64
+    assert back.counts_.dtype == np.int64
+    assert back.classes_.dtype.kind == "U"
+    assert back.number_.shape == ()
+    np.testing.assert_array_equal(back._kept, model._kept)
+    for name in (*Stand._saved_values, *Stand._saved_objects):
+        assert getattr(back, name) == getattr(model, name)
+        assert type(getattr(back, name)) is type(getattr(model, name))
+    assert back.get_params() == model.get_params()
+    save(back, tmp_path / "n.npz")
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "n.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        assert "weights_.npy" not in archive.namelist()
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("labels", [["a", "b"], [0, 1], [-1.5, 2.0], [False, True]])
+def test_labels_keep_their_type(labels: list[Any], tmp_path: Path) -> None:
+    model = Stand().fit()
+    model.classes_ = np.array(labels)
+    save(model, tmp_path / "m.npz")
+    seen = load(tmp_path / "m.npz").classes_
+    np.testing.assert_array_equal(seen, model.classes_)
+    assert seen.dtype == model.classes_.dtype
+
+
+@pytest.mark.usefixtures("registered")
+def test_arrays_of_other_types_than_declared_are_refused(tmp_path: Path) -> None:
+    model = Stand().fit()
+    model.classes_ = np.array(["a", 1], dtype=object)
+    with pytest.raises(TypeError, match=r"classes_ holds object \(\['a' 1\]\).*text, integers"):
+        save(model, tmp_path / "m.npz")
+    model = Stand().fit()
+    model.counts_ = np.array([0.5, 1.0, 2.0, 3.0])
+    with pytest.raises(TypeError, match=r"Cannot cast array data from .*float64.* to .*int64"):
+        save(model, tmp_path / "m.npz")
+    model = Stand().fit()
+    model.plain_ = None
+    with pytest.raises(TypeError, match="plain_ is None; a model file needs it"):
+        save(model, tmp_path / "m.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def every_likelihood() -> list[Any]:
+    public = [getattr(likelihoods, name) for name in likelihoods.__all__]
+    kinds = [k for k in public if isinstance(k, type) and issubclass(k, likelihoods.Likelihood)]
+    return [k for k in kinds if not isabstract(k)]
+
+
+@dataclass(frozen=True)
+class StrangeLikelihood(likelihoods.Poisson):
+    """A likelihood of a user's own."""
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("kind", every_likelihood(), ids=lambda k: k.__name__)
+def test_every_likelihood_comes_back(kind: Any, tmp_path: Path) -> None:
+    model = Stand().fit()
+    start = kind()
+    moved = start.with_theta(
+        1.25 * np.concatenate([b.value.ravel() for b in start.blocks()] or [[]])
+    )
+    model.likelihood, model.likelihood_ = start, moved
+    save(model, tmp_path / "m.npz")
+    back = load(tmp_path / "m.npz")
+    assert (back.likelihood, back.likelihood_) == (start, moved)
+
+
+def test_every_likelihood_class_is_covered() -> None:
+    assert len(every_likelihood()) >= 8
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_prior_and_a_likelihood_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    model = Stand(shape={"prior": priors.Gaussian(0.5, 2.0)}).fit()
+    save(model, tmp_path / "m.npz")
+    back = load(tmp_path / "m.npz")
+    assert back.shape == {"prior": priors.Gaussian(0.5, 2.0)}
+    assert back.likelihood_ == likelihoods.Gaussian()
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_strangers_likelihood_is_handed_to_load(tmp_path: Path) -> None:
+    model = Stand().fit()
+    model.likelihood_ = StrangeLikelihood()
+    save(model, tmp_path / "m.npz")
+    with pytest.raises(ModelFileError, match=r"(?s)'StrangeLikelihood'.*expected one of .*Poisson"):
+        load(tmp_path / "m.npz")
+    back = load(tmp_path / "m.npz", kernels=(StrangeLikelihood,))
+    assert back.likelihood_ == StrangeLikelihood()
+    twin = dataclass(frozen=True)(type("Poisson", (likelihoods.Poisson,), {}))
+    with pytest.raises(ValueError, match="second class of the name 'Poisson'"):
+        load(tmp_path / "m.npz", kernels=(twin,))
 
 
 # -- bad files -----------------------------------------------------------------------------------
@@ -407,6 +587,127 @@ BAD = {
         r"feature_names_in_ .*expected 6 names",
     ),
 }
+
+
+def with_entry(name: str, text: str) -> Callable[[bytes], bytes]:
+    """An entry whose NumPy header is this text, with no data behind it."""
+
+    def damage(raw: bytes) -> bytes:
+        file, head = io.BytesIO(), (text + "\n").encode()
+        with zipfile.ZipFile(file, "w") as out, zipfile.ZipFile(io.BytesIO(raw)) as held:
+            for entry in held.namelist():
+                data = held.read(entry)
+                if entry == f"{name}.npy":
+                    data = np.lib.format.magic(1, 0) + len(head).to_bytes(2, "little") + head
+                out.writestr(entry, data)
+        return file.getvalue()
+
+    return damage
+
+
+BAD_STAND = {
+    "floats for integers": (
+        with_array("counts_", lambda a: a.astype(float)),
+        r"counts_.*float64 of shape \(4,\); expected int64 of shape \(n\)",
+    ),
+    "negative counts": (
+        with_array("counts_", lambda a: a - 1),
+        "counts_.*-1; expected finite numbers of 0 or more",
+    ),
+    "infinity where NaN may be": (
+        with_array("gappy_", lambda a: a / 0.0),
+        "gappy_.*expected finite numbers or NaN",
+    ),
+    "complex labels": (
+        with_array("classes_", lambda a: np.ones(2, dtype=complex)),
+        r"classes_.*complex128.*expected text, integers, floats or booleans of shape \(c\)",
+    ),
+    "labels of NaN": (
+        with_array("classes_", lambda a: np.array([0.0, np.nan])),
+        "classes_.*nan; expected finite",
+    ),
+    "labels that are objects": (
+        with_array("classes_", lambda a: a.astype(object)),
+        "classes_.*Python objects, which could hold code",
+    ),
+    "batch of other length": (
+        with_array("batch_", lambda a: a[..., :3]),
+        r"batch_.*\(2, 3, 3\); expected \(\*, 4\)",
+    ),
+    "batch without an axis": (
+        with_array("batch_", lambda a: a[0, 0, 0]),
+        r"batch_.*shape \(\); expected float64 of shape \(\*, n\)",
+    ),
+    "a row for a number": (
+        with_array("number_", lambda a: a[None]),
+        r"number_.*\(1,\); expected float64 of shape \(\)",
+    ),
+    "optional of other shape": (
+        lambda raw: packed({**entries_of(raw), "weights_": np.ones(3)}),
+        r"weights_.*\(3,\); expected \(4\)",
+    ),
+    "no likelihood": (
+        with_header(lambda h: h.pop("likelihood_") and None),
+        "lacks likelihood_.*expected kernel_, likelihood_",
+    ),
+    "kernel for a likelihood": (
+        with_header(lambda h: h.update(likelihood_=h["kernel_"])),
+        "likelihood_.*RBF.*expected a likelihood",
+    ),
+    "prior as a likelihood": (
+        with_header(lambda h: h["likelihood_"].update({"$likelihood": "LogNormal"})),
+        "likelihood_ is of class 'LogNormal'.*expected one of .*Poisson",
+    ),
+    "likelihood as a kernel": (
+        with_header(lambda h: h["kernel_"].update({"$class": "Poisson"})),
+        "kernel_ is of class 'Poisson'.*expected one of .*RBF",
+    ),
+    "likelihood field": (
+        with_header(lambda h: h["likelihood_"]["fields"].update(colour=1)),
+        "colour.*Gaussian takes",
+    ),
+    "number for a truth value": (
+        with_header(lambda h: h["values"].update(converged_=1)),
+        "converged_.*1; expected true or false",
+    ),
+    "truth value for a number": (
+        with_header(lambda h: h["values"].update(energy_=True)),
+        "energy_.*True; expected a number",
+    ),
+    "half a step": (
+        with_header(lambda h: h["values"].update(step_=0.5)),
+        "step_.*0.5; expected an integer",
+    ),
+    "infinite size": (
+        with_header(lambda h: h["values"].update(size_={"$float": "inf"})),
+        "size_.*inf; expected a finite number of 0 or more",
+    ),
+    "the class's own check": (
+        with_array("grid_", lambda a: a[..., :4]),
+        r"bad.npz: grid_ has 4 columns; expected 5. Save",
+    ),
+    "text of no length": (
+        with_entry("classes_", "{'descr': '<U0', 'fortran_order': False, 'shape': (2,)}"),
+        "'classes_'.*can't be read.*damaged",
+    ),
+    "negative lengths": (
+        with_entry("plain_", "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 0)}"),
+        "'plain_'.*can't be read.*damaged",
+    ),
+}
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("kind", BAD_STAND)
+def test_what_was_declared_is_checked(kind: str, tmp_path: Path) -> None:
+    damage, text = BAD_STAND[kind]
+    path = tmp_path / "bad.npz"
+    save(Stand().fit(), path)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelFileError, match=f"(?s){text}") as caught:
+        load(path)
+    assert len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gplvm_xp._typing import Array, Device, DType
+from gplvm_xp.backend.base import Special
 from gplvm_xp.backend.cuda.cublas import Cublas
 from gplvm_xp.backend.cuda.device import CudaBackend
 
@@ -85,7 +86,7 @@ class CupyLauncher:
 
 
 class CupyRuntime:
-    """Addresses, copies and memory of the current CUDA device."""
+    """Addresses, copies, memory and special functions of the current CUDA device."""
 
     name = "cupy"
 
@@ -103,6 +104,12 @@ class CupyRuntime:
     def get(self, a: Array) -> np.ndarray:
         """Copy to the host; waits for the current stream."""
         return np.asarray(a.get() if hasattr(a, "get") else a)
+
+    def special(self, name: Special, a: Array) -> Array:
+        """A function of ``cupyx.scipy.special``."""
+        import cupyx.scipy.special
+
+        return getattr(cupyx.scipy.special, name)(a)
 
     def free_bytes(self) -> int:
         """Free memory of the device and of CuPy's pool, within the pool's limit if there is one."""

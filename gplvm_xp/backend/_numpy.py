@@ -262,29 +262,33 @@ class NumpyBackend(Backend):
 
         return np.asarray(getattr(scipy.special, name)(a))
 
-    def fourier(self, u: Array, ndim: int) -> tuple[Array, Array]:
-        # The half that a real field determines, then its mirror image k → −k, conjugate.
-        half = np.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
-        n, kept = u.shape[-1], half.shape[-1]
-        re, im = np.empty(u.shape, dtype=u.dtype), np.empty(u.shape, dtype=u.dtype)
-        re[..., :kept], im[..., :kept] = half.real, half.imag
-        if kept < n:
-            mirror = half[..., n - kept : 0 : -1]
-            for axis in range(-ndim, -1):
-                mirror = np.roll(np.flip(mirror, axis), 1, axis)
-            re[..., kept:], im[..., kept:] = mirror.real, -mirror.imag
-        return re, im
+    def half_spectrum(self, u: Array, ndim: int) -> Array:
+        _keep_freed_memory()
+        out = np.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
+        # A complex number is a pair of real ones in memory.
+        return np.ascontiguousarray(out).view(u.dtype).reshape(*u.shape[: u.ndim - ndim], -1)
 
-    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
-        return np.asarray(labels, dtype=np.intp), size
+    def from_half_spectrum(self, h: Array, shape: tuple[int, ...]) -> Array:
+        kind = np.result_type(h.dtype, np.complex64)
+        half = np.ascontiguousarray(h).view(kind)
+        half = half.reshape(*h.shape[:-1], *shape[:-1], shape[-1] // 2 + 1)
+        return np.fft.irfftn(half, s=shape, axes=tuple(range(-len(shape), 0)))
 
-    def scatter_add(self, values: Array, plan: Array) -> Array:
-        labels, size = plan
-        rows = values.reshape(-1, labels.size)
-        out = np.empty((rows.shape[0], size), dtype=values.dtype)
-        for i, row in enumerate(rows):
-            out[i] = np.bincount(labels, row, size)
-        return out.reshape(*values.shape[:-1], size)
+    def sparse_matrix(
+        self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+    ) -> Array:
+        from scipy.sparse import coo_array
+
+        return coo_array((weights.astype(self.dtype), (rows, columns)), shape=shape).tocsr()
+
+    def sparse_times(self, S: Array, values: Array) -> Array:
+        if values.ndim == 1:
+            return S @ values
+        flat = values.reshape(-1, values.shape[-1])
+        out = np.empty((flat.shape[0], S.shape[0]), dtype=values.dtype)
+        for i, row in enumerate(flat):
+            out[i] = S @ row
+        return out.reshape(*values.shape[:-1], S.shape[0])
 
     @property
     def _kind(self) -> str:

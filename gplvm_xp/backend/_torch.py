@@ -5,6 +5,7 @@ torch is never imported from here: its arrays bring the module along.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +51,17 @@ class TorchBackend(Backend):
     def special(self, name: Special, a: Array) -> Array:
         return getattr(self.xp.special, name)(a)
 
-    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
-        return self.xp.asarray(np.asarray(labels, dtype=np.int64), device=self.device), size
+    def sparse_matrix(
+        self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+    ) -> Array:
+        put = functools.partial(self.xp.asarray, device=self.device)
+        places = [put(np.array(a, dtype=np.int64)) for a in (rows, columns)]
+        return *places, self.asarray(np.array(weights)), shape[0]
 
-    def scatter_add(self, values: Array, plan: Array) -> Array:
-        labels, size = plan
+    def sparse_times(self, S: Array, values: Array) -> Array:
+        rows, columns, weights, size = S
         zero = self.xp.zeros((*values.shape[:-1], size), dtype=values.dtype, device=self.device)
-        return zero.index_add(-1, labels, values)
+        return zero.index_add(-1, rows, values[..., columns] * weights)
 
 
 __all__ = ["TorchBackend"]

@@ -8,6 +8,7 @@ again, and a fast backend overwrites it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
@@ -277,7 +278,7 @@ class Backend:
         eye = self.xp.broadcast_to(self.eye(L.shape[-1]), L.shape)
         return self.xp.tril(self.solve_factor(L, eye))
 
-    # -- special functions, transforms, scatter --------------------------------------------------
+    # -- special functions, transforms, sparse products ------------------------------------------
 
     def special(self, name: Special, a: Array) -> Array:
         """A special function of every entry: ``log_ndtr``, ``ndtr``, ``erfcx``, ``gammaln``,
@@ -290,8 +291,8 @@ class Backend:
 
         return self.asarray(getattr(scipy.special, name)(self.to_host(a)), a.dtype)
 
-    def fourier(self, u: Array, ndim: int) -> tuple[Array, Array]:
-        """Real and imaginary part of the unnormalised transform of a real field.
+    def half_spectrum(self, u: Array, ndim: int) -> Array:
+        """The unnormalised Fourier transform of a real field, the half that determines it.
 
         Parameters
         ----------
@@ -301,49 +302,74 @@ class Backend:
 
         Returns
         -------
-        re, im : arrays of u's shape
-            Of Σ_x u_x exp(−2πi k·x/N), for every k of the grid.
+        array (..., 2 M)
+            Real and imaginary part, in turn, of Σ_x u_x exp(−2πi k·x/N) for the
+            M = N_1 ⋯ (N_ndim // 2 + 1) frequencies k whose last entry is at most half of its axis.
         """
         xp = self.xp
-        kind = xp.complex128 if u.dtype == xp.float64 else xp.complex64
-        out = xp.fft.fftn(xp.astype(u, kind), axes=tuple(range(-ndim, 0)))
-        return xp.real(out), xp.imag(out)
+        out = xp.fft.rfftn(u, axes=tuple(range(-ndim, 0)))
+        parts = xp.stack([xp.real(out), xp.imag(out)], axis=-1)
+        return xp.reshape(parts, (*u.shape[: u.ndim - ndim], -1))
 
-    def scatter_plan(self, labels: np.ndarray, size: int) -> Array:
-        """What :meth:`scatter_add` needs to know of the places, prepared once.
+    def from_half_spectrum(self, h: Array, shape: tuple[int, ...]) -> Array:
+        """The real field of a half spectrum, with the factor 1/N: undoes :meth:`half_spectrum`.
 
         Parameters
         ----------
-        labels : integer ndarray (P,)
-            On the host: where each entry goes.
-        size : int
-            Number of places.
+        h : array (..., 2 M)
+            Where k and −k are both in the half, they must be conjugates of each other.
+        shape : tuple of int
+            The grid's.
         """
-        # A table of sources for each place, padded with the number of a zero: sums in one fixed
-        # order, so that the same input gives the same bits on any device.
-        order = np.argsort(labels, kind="stable")
-        counts = np.bincount(labels, minlength=size)
-        first = np.cumsum(counts) - counts
-        depth = int(counts.max(initial=0))
-        places = np.arange(size)
-        used = places[counts > 0]
-        column = np.arange(depth)[None, :]
-        inside = column < counts[used][:, None]
-        at = np.minimum(first[used][:, None] + column, max(labels.size - 1, 0))
-        table = np.where(inside, order[at] if labels.size else 0, labels.size)
-        back = np.full(size, used.size)
-        back[used] = np.arange(used.size)
-        put = self.xp.asarray
-        return put(table.ravel(), device=self.device), put(back, device=self.device), table.shape
-
-    def scatter_add(self, values: Array, plan: Array) -> Array:
-        """Sums of the entries that go to each place, (..., P) → (..., size), in a fixed order."""
         xp = self.xp
-        table, back, shape = plan
+        parts = xp.reshape(h, (*h.shape[:-1], *shape[:-1], shape[-1] // 2 + 1, 2))
+        return xp.fft.irfftn(
+            parts[..., 0] + 1j * parts[..., 1], s=shape, axes=tuple(range(-len(shape), 0))
+        )
+
+    def sparse_matrix(
+        self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+    ) -> Array:
+        """A fixed sparse matrix, prepared once for :meth:`sparse_times`.
+
+        Parameters
+        ----------
+        rows, columns : integer ndarrays (P,)
+            On the host: where each entry stands. Entries that stand in one place add up.
+        weights : ndarray (P,)
+            The entries.
+        shape : tuple of int
+            Rows and columns.
+        """
+        # A table of sources for each row that has any, padded with zeros of no weight: sums in one
+        # fixed order, so that the same input gives the same bits on any device.
+        order = np.argsort(rows, kind="stable")
+        counts = np.bincount(rows, minlength=shape[0])
+        used = np.flatnonzero(counts)
+        first = (np.cumsum(counts) - counts)[used, None]
+        slot = np.arange(counts.max(initial=0))[None, :]
+        at = order[np.minimum(first + slot, max(rows.size - 1, 0))] if rows.size else slot[:, :0]
+        inside = slot < counts[used, None]
+        back = np.full(shape[0], used.size)
+        back[used] = np.arange(used.size)
+        put = functools.partial(self.xp.asarray, device=self.device)
+        return (
+            put(np.where(inside, columns[at], 0).ravel().astype(np.int64)),
+            self.asarray(np.where(inside, weights[at], 0.0)),
+            put(back),
+        )
+
+    def sparse_times(self, S: Array, values: Array) -> Array:
+        """A sparse matrix times vectors along the last axis, (..., columns) → (..., rows).
+
+        The sums are in a fixed order: the same input gives the same bits.
+        """
+        xp = self.xp
+        sources, weights, back = S
         lead = values.shape[:-1]
+        taken = xp.reshape(xp.take(values, sources, axis=-1), (*lead, *weights.shape))
+        sums = xp.sum(taken * weights, axis=-1)
         zero = xp.zeros((*lead, 1), dtype=values.dtype, device=self.device)
-        padded = xp.take(xp.concat([values, zero], axis=-1), table, axis=-1)
-        sums = xp.sum(xp.reshape(padded, (*lead, *shape)), axis=-1)
         return xp.take(xp.concat([sums, zero], axis=-1), back, axis=-1)
 
     # -- gather ----------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ class Source:
     folder, archive, archive_sha256 : str
         ``<GPLVM_XP_DATA>/<folder>/<archive>`` is the ``.npz`` form and its checksum. The original
         file is accepted in the same folder too.
-    remote : Remote
-        The original file.
+    remote : Remote or None
+        The original file; None where there is no public one, so that only the folder can have it.
     parse : callable
         Contents of the original file -> the arrays of the ``.npz`` form.
     bundled : Bundled or None
@@ -57,8 +57,8 @@ class Source:
     folder: str
     archive: str
     archive_sha256: str
-    remote: Remote
-    parse: Callable[[bytes], Mapping[str, Table]]
+    remote: Remote | None
+    parse: Callable[[bytes], Mapping[str, Table]] = lambda content: {}
     bundled: Bundled | None = None
     otherwise: str = ""
 
@@ -107,6 +107,13 @@ def load(source: Source, *, data_home: str | Path | None, download: bool) -> Fou
     return _in_cache_or_public(source, tried, data_home, download)
 
 
+def load_all(sources: tuple[Source, ...], *, data_home: str | Path | None, download: bool) -> Found:
+    """:func:`load` for a data set that is spread over several files."""
+    parts = [load(source, data_home=data_home, download=download) for source in sources]
+    arrays = {key: array for part in parts for key, array in part.arrays.items()}
+    return Found(arrays, "; ".join(dict.fromkeys(part.origin for part in parts)))
+
+
 def _in_folder(source: Source, tried: list[str]) -> Found | None:
     named = os.environ.get(ENVIRONMENT)
     if not named:
@@ -123,10 +130,12 @@ def _in_folder(source: Source, tried: list[str]) -> Found | None:
         content = checked(archive, (source.archive_sha256,), source)
         with np.load(BytesIO(content), allow_pickle=False) as arrays:
             return Found({key: arrays[key] for key in arrays}, _origin(archive, content))
+    tried.append(f"{archive}: no such file")
+    if source.remote is None:
+        return None
     original = folder / source.folder / source.remote.filename
     if original.is_file():
         return _parsed(source, original, checked(original, (source.remote.sha256,), source))
-    tried.append(f"{archive}: no such file")
     tried.append(f"{original}: no such file")
     return None
 
@@ -158,6 +167,8 @@ def _in_cache_or_public(
     source: Source, tried: list[str], data_home: str | Path | None, download: bool
 ) -> Found:
     remote = source.remote
+    if remote is None:
+        raise FileNotFoundError(_nowhere(source, tried))
     cache = Path(data_home).expanduser() if data_home is not None else _default_cache(source, tried)
     cached = cache / remote.filename
     if cached.is_file():
@@ -227,15 +238,24 @@ def checked(path: Path, expected: tuple[str, ...], source: Source) -> bytes:
     content = path.read_bytes()
     seen = sha256(content)
     if seen not in expected:
+        instead = "Replace the file."
+        if source.remote is not None:
+            instead = (
+                f"Replace the file, or remove it to download the original from {source.remote.url}."
+            )
         raise ValueError(
             f"{path} is damaged or another version: sha256 seen {seen}, expected "
-            f"{' or '.join(expected)}. Replace the file, or remove it to download the original "
-            f"from {source.remote.url}."
+            f"{' or '.join(expected)}. {instead}"
         )
     return content
 
 
 def _by_hand(source: Source) -> str:
+    if source.remote is None:
+        return (
+            f"put {source.archive} (sha256 {source.archive_sha256}) at "
+            f"<folder>/{source.folder}/{source.archive} and set {ENVIRONMENT}=<folder>."
+        )
     return (
         f"download {source.remote.url} by hand, put it at "
         f"<folder>/{source.folder}/{source.remote.filename} and set {ENVIRONMENT}=<folder>."
@@ -259,4 +279,14 @@ def _no_pooch(source: Source, tried: list[str]) -> ImportError:
     )
 
 
-__all__ = ["ENVIRONMENT", "Bundled", "Found", "Remote", "Source", "checked", "load", "sha256"]
+__all__ = [
+    "ENVIRONMENT",
+    "Bundled",
+    "Found",
+    "Remote",
+    "Source",
+    "checked",
+    "load",
+    "load_all",
+    "sha256",
+]

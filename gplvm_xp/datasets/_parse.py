@@ -43,7 +43,7 @@ def parse_oil_flow(content: bytes) -> dict[str, Table]:
                     "Download 3PhData.tar.gz again."
                 )
             values = np.loadtxt(stream, dtype=np.float64, ndmin=2)
-            _expect_columns(name, values, columns)
+            expect_columns(name, values, columns)
             return values
 
         for subset, code in OIL_SUBSETS.items():
@@ -67,8 +67,8 @@ def parse_oil_flow(content: bytes) -> dict[str, Table]:
 
 def parse_frey_faces(content: bytes) -> dict[str, Table]:
     """The one matrix ``ff`` (560, n) of ``frey_rawface.mat``, a frame in each column."""
-    frames = _matrix(content, "ff")
-    _expect_columns("ff (transposed)", frames.T, 560)
+    frames = matrix(content, "ff")
+    expect_columns("ff (transposed)", frames.T, 560)
     return {"Y": np.ascontiguousarray(frames.T)}
 
 
@@ -78,9 +78,9 @@ def parse_vowels(content: bytes) -> dict[str, Table]:
     Columns 13 and 26 are dropped and the vowels stacked in alphabetical order, as the GPmat
     function ``lvmLoadData`` does; values are rounded to float32.
     """
-    blocks = [_matrix(content, f"{vowel}_raw") for vowel in VOWELS]
+    blocks = [matrix(content, f"{vowel}_raw") for vowel in VOWELS]
     for vowel, block in zip(VOWELS, blocks, strict=True):
-        _expect_columns(f"{vowel}_raw", block, 26)
+        expect_columns(f"{vowel}_raw", block, 26)
     return {
         "Y": np.delete(np.concatenate(blocks), [12, 25], axis=1).astype(np.float32),
         "label": np.repeat(np.arange(len(VOWELS)), [len(block) for block in blocks]),
@@ -89,9 +89,9 @@ def parse_vowels(content: bytes) -> dict[str, Table]:
 
 def parse_swiss_roll(content: bytes) -> dict[str, Table]:
     """The first 3000 columns of ``X_data`` (3, n) and ``Y_data`` (2, n) of the .mat file."""
-    space, sheet = _matrix(content, "X_data").T, _matrix(content, "Y_data").T
-    _expect_columns("X_data (transposed)", space, 3)
-    _expect_columns("Y_data (transposed)", sheet, 2)
+    space, sheet = matrix(content, "X_data").T, matrix(content, "Y_data").T
+    expect_columns("X_data (transposed)", space, 3)
+    expect_columns("Y_data (transposed)", sheet, 2)
     return {
         "Y": np.ascontiguousarray(space[:SWISS_ROLL_ROWS]),
         "sheet": np.ascontiguousarray(sheet[:SWISS_ROLL_ROWS]),
@@ -156,7 +156,14 @@ def parse_pbmc_tables(read: Callable[[str], NDArray[Any]], *, old: bool) -> dict
     }
 
 
-def _matrix(content: bytes, name: str) -> NDArray[Any]:
+def matrix(content: bytes, name: str) -> NDArray[Any]:
+    """One matrix of a MATLAB file.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
     from scipy.io import loadmat
 
     held = loadmat(BytesIO(content), variable_names=[name])
@@ -168,7 +175,8 @@ def _matrix(content: bytes, name: str) -> NDArray[Any]:
     return np.asarray(held[name])
 
 
-def _expect_columns(name: str, values: NDArray[Any], columns: int) -> None:
+def expect_columns(name: str, values: NDArray[Any], columns: int) -> None:
+    """Raise ``ValueError`` unless ``values`` is (n, columns)."""
     if values.ndim != 2 or values.shape[1] != columns:
         raise ValueError(
             f"{name} has shape {values.shape}, expected (n, {columns}): it is another file than "
@@ -184,6 +192,8 @@ __all__ = [
     "OIL_SUBSETS",
     "SWISS_ROLL_ROWS",
     "VOWELS",
+    "expect_columns",
+    "matrix",
     "parse_frey_faces",
     "parse_oil_flow",
     "parse_pbmc",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import _parse
+from . import _parse, _parse_events
 from ._fetch import Bundled, Remote, Source
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -80,6 +80,171 @@ PBMC = Source(
     otherwise=" `pip install 'scanpy<1.13'` brings the file as well.",
 )
 
+_POINTS = ("point_processes", "point_processes.npz")
+_POINTS_SHA = "1d389c5654b84867bf337461cc0fbe95ba256d307f6332c930932bf305b80fde"
+_GPFLOW = f"{_GITHUB}/GPflow/GPflow"
+
+COAL = Source(
+    *_POINTS,
+    _POINTS_SHA,
+    remote=Remote(
+        url=(
+            f"{_GPFLOW}/39e0fc3c3d8f19deeafc60c4c7461a5ed5f1e168/doc/source/notebooks/data/coal.csv"
+        ),
+        filename="coal.csv",
+        sha256="49d365137313f6f3edcb72f38ec0db0cf2761b9df95901faa872dd433a52684f",
+    ),
+    parse=_parse_events.parse_coal,
+)
+
+PINES = Source(
+    *_POINTS,
+    _POINTS_SHA,
+    remote=Remote(
+        url=(
+            f"{_GPFLOW}/8ecf64fa1a193be1eacd6bc022267e663aa9e797"
+            "/doc/source/notebooks/data/pines.csv"
+        ),
+        filename="pines.csv",
+        sha256="5ad41bb1bf4313f72e2d1c44c5b3fd909382902bf5088fc35d39526de73e95dd",
+    ),
+    parse=_parse_events.parse_pines,
+)
+
+_LGCP = (
+    f"{_GITHUB}/michaelerule/lgcpspatial/23d362ec300fae7e1b944d765183d3327528a053/example%20data"
+)
+_RECORDING_SHA = "c48d4c0d18649cb833d704992092cc6af8d9272b9b0d4d0fccca167d68ded29b"
+
+GRID_RECORDING = Source(
+    "grid_cells",
+    "grid_cell_r2405_051216b_1816.npz",
+    _RECORDING_SHA,
+    remote=Remote(
+        url=f"{_LGCP}/r2405_051216b_cell1816.mat",
+        filename="r2405_051216b_cell1816.mat",
+        sha256="d2e9c90bb28be29fb8ca0e8067cc83a6beeff65a8d7a611247e25653fe1f2734",
+    ),
+    parse=_parse_events.parse_recording,
+)
+
+GRID_BINNED = Source(
+    "grid_cells",
+    "grid_cell_r2405_051216b_1816.npz",
+    _RECORDING_SHA,
+    remote=Remote(
+        url=f"{_LGCP}/binned_data_krupic_bauza_2018_r2405_051216b_cell1816.mat",
+        filename="binned_data_krupic_bauza_2018_r2405_051216b_cell1816.mat",
+        sha256="275c22996065fea71195adabd2149364f0e966897f645a05bc885ebdbe33b373",
+    ),
+    parse=_parse_events.parse_binned,
+)
+
+GRID_SIMULATED = Source(
+    "grid_cells",
+    "grid_simulated.npz",
+    "e9446cc25fad08639ecc935b3e1d7a4cfffa97ccc4358fe326bdce598971f8ac",
+    remote=Remote(
+        # Kept under a name without the Greek letters of the original.
+        url=f"{_LGCP}/simulated_data_L128_P12_%CE%B10p50_%CE%BC0p18.mat",
+        filename="simulated_data_L128_P12.mat",
+        sha256="e1a94b1a1b9deaf30c2ae5562b8ba152101e564fd8bf276b95e0db097573e469",
+    ),
+    parse=_parse_events.parse_simulated,
+)
+
+GRID_REFERENCE = Source(
+    "grid_cells",
+    "grid_lgcp_reference.npz",
+    "861621c164172cecc612c561432b106fa99ce8ca0f380a7cbf25994e792f824c",
+    remote=None,
+    otherwise=(
+        " It has no public address, because it is made from a recording whose licence is not "
+        "stated; load_grid_simulated and make_grid_cells need no recording."
+    ),
+)
+
+_BINARY = ("binary_classification", "binary_classification.npz")
+_BINARY_SHA = "351e554de0af340fd74465ec682cd706b3f14eaf14eff9a93ffeb55172afe498"
+_MASS = f"{_GITHUB}/vincentarelbundock/Rdatasets/cc03c29690889dbe83089f5206e2422db8c3f71f/csv/MASS"
+_BANANA = (
+    f"{_GITHUB}/GPflow/docs/a988ce072199081b0ceb30512a07cae33eb46c61"
+    "/doc/source/notebooks/basics/data"
+)
+
+
+def _binary(url: str, checksum: str, parse: _parse_events.Parser) -> Source:
+    remote = Remote(url=url, filename=url.rpartition("/")[2], sha256=checksum)
+    return Source(*_BINARY, _BINARY_SHA, remote=remote, parse=parse)
+
+
+# The files of each set of two classes.
+BINARY = {
+    "ripley": (
+        _binary(
+            f"{_MASS}/synth.tr.csv",
+            "a0360161d301dbffab7bfb5d19b4904b1d6dd501c2d1937b0fec3a0bfe1b7c1e",
+            _parse_events.csv_table("ripley_X_train", "ripley_y_train", "xs ys", "yc", "1"),
+        ),
+        _binary(
+            f"{_MASS}/synth.te.csv",
+            "23341cd6a168ae07f3bb7de0ee5dbd085a022b7482f53f2a4dde2691d083b4ed",
+            _parse_events.csv_table("ripley_X_test", "ripley_y_test", "xs ys", "yc", "1"),
+        ),
+    ),
+    "pima": (
+        _binary(
+            f"{_MASS}/Pima.tr.csv",
+            "78e6284c75bf81eaae97815f7d0dd2992a119629ec6622de7918258311c32a7a",
+            _parse_events.csv_table(
+                "pima_X_train", "pima_y_train", _parse_events.PIMA, "type", "Yes"
+            ),
+        ),
+        _binary(
+            f"{_MASS}/Pima.te.csv",
+            "b00bf6540cce6b6bc44ea65a149da3142b2039b37980dbcdf18d3750fc9db032",
+            _parse_events.csv_table(
+                "pima_X_test", "pima_y_test", _parse_events.PIMA, "type", "Yes"
+            ),
+        ),
+    ),
+    "crabs_sex": (
+        _binary(
+            f"{_MASS}/crabs.csv",
+            "d643a70456ee5bd8a10b434416f0941615ea5a0adf208263ca25a49407c24b60",
+            _parse_events.parse_crabs,
+        ),
+    ),
+    "wisconsin": (
+        _binary(
+            f"{_MASS}/biopsy.csv",
+            "e18081a83c04162001acba628c4be58e7cd9c55052c535d44ac5c7cd5d73ec22",
+            _parse_events.csv_table(
+                "wisconsin_X", "wisconsin_y", _parse_events.BIOPSY, "class", "malignant"
+            ),
+        ),
+    ),
+    "ionosphere": (
+        _binary(
+            f"{_GPMAT}/ionosphere.data",
+            "46d52186b84e20be52918adb93e8fb9926b34795ff7504c24350ae0616a04bbd",
+            _parse_events.parse_ionosphere,
+        ),
+    ),
+    "banana400": (
+        _binary(
+            f"{_BANANA}/banana_X_train",
+            "f7bde8d325727ead3eff5860d316f635d95cd2d67f160b6dd20d900292d6da4c",
+            _parse_events.parse_banana_inputs,
+        ),
+        _binary(
+            f"{_BANANA}/banana_Y_train",
+            "5bbdc9358b6d8fae2e5957a1ace5636e51f3a86ece043567373486d5a8b78c6b",
+            _parse_events.parse_banana_labels,
+        ),
+    ),
+}
+
 # Rows of the training set, in the order of GPflow's file (sha256
 # 15a0e02f861bc1e03ca32ef75144befa3060ea299788bac2facf9125064bf8c3).
 OIL100_ROWS = (
@@ -91,4 +256,18 @@ OIL100_ROWS = (
     133, 266, 903, 377, 598, 980, 70, 265, 406,
 )  # fmt: skip
 
-__all__ = ["FREY_FACES", "OIL100_ROWS", "OIL_FLOW", "PBMC", "SWISS_ROLL", "VOWELS"]
+__all__ = [
+    "BINARY",
+    "COAL",
+    "FREY_FACES",
+    "GRID_BINNED",
+    "GRID_RECORDING",
+    "GRID_REFERENCE",
+    "GRID_SIMULATED",
+    "OIL100_ROWS",
+    "OIL_FLOW",
+    "PBMC",
+    "PINES",
+    "SWISS_ROLL",
+    "VOWELS",
+]

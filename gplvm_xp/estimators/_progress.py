@@ -13,7 +13,7 @@ Callback = Callable[[Progress], bool | None]
 
 @contextmanager
 def watched(
-    show: bool, total: int, restart: int, callback: Callback | None
+    show: bool, total: int, restart: int, callback: Callback | None, model: str = "GPLVM"
 ) -> Iterator[Callback | None]:
     """The user's callback, with a bar of the objective and the gradient norm where asked for."""
     if not show:
@@ -21,7 +21,7 @@ def watched(
         return
     from tqdm.auto import tqdm
 
-    name = "GPLVM" if restart == 0 else f"GPLVM, restart {restart}"
+    name = model if restart == 0 else f"{model}, restart {restart}"
     with tqdm(total=total, desc=name, unit="step") as bar:
 
         def step(progress: Progress) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -22,6 +22,7 @@ from gplvm_xp.estimators._fit import (
     search,
 )
 from gplvm_xp.estimators._fitted import FittedLatents
+from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.optim import Progress
 from gplvm_xp.predict import Posterior
@@ -131,16 +132,23 @@ class GPLVM(FittedLatents):
     (30, 2)
     """
 
-    # What a fitted model consists of, for files: arrays, and numbers or strings.
-    _saved_arrays = ("embedding_", "mean_", "scale_", "loss_curve_", "training_data_")
-    _saved_values = (
-        "noise_variance_",
-        "jitter_",
-        "log_likelihood_",
-        "n_iter_",
-        "status_",
-        "n_features_in_",
-    )
+    # What a fitted model consists of, for files.
+    _saved_arrays: ClassVar[dict[str, SavedArray]] = {
+        "embedding_": SavedArray("nq", attribute="_host_embedding"),
+        "mean_": SavedArray("D"),
+        "scale_": SavedArray("D", holds="positive"),
+        "loss_curve_": SavedArray("k", holds="any"),
+        "training_data_": SavedArray("nD", holds="missing"),
+    }
+    _saved_values: ClassVar[dict[str, SavedValue]] = {
+        "noise_variance_": SavedValue(float, nonnegative=True),
+        "jitter_": SavedValue(float, nonnegative=True),
+        "log_likelihood_": SavedValue(float),
+        "n_iter_": SavedValue(int),
+        "status_": SavedValue(str),
+        "n_features_in_": SavedValue(int),
+    }
+    _saved_objects: ClassVar[dict[str, type]] = {"kernel_": Kernel}
 
     def __init__(
         self,
@@ -256,6 +264,21 @@ class GPLVM(FittedLatents):
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
         """Fit, and return the latents of the rows of X, (n, q)."""
         return self.fit(X, y).embedding_
+
+    def _restored(self) -> None:
+        """Refuse parts of a file that don't fit each other."""
+        D, q = self.mean_.size, self.embedding_.shape[1]
+        if self.n_features_in_ != D:
+            raise ValueError(
+                f"n_features_in_ is {self.n_features_in_}; expected {D}, the columns of its "
+                "training_data_"
+            )
+        try:
+            self.kernel_.check(q)
+        except ValueError as error:
+            raise ValueError(
+                f"its kernel does not fit the {q} latent dimensions of its embedding_: {error}"
+            ) from error
 
 
 __all__ = ["GPLVM"]

@@ -9,6 +9,7 @@ N × R matrix, and every posterior covariance profits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
@@ -21,10 +22,17 @@ class LinearMap(ABC):
     ----------
     rows, cols : int
         N and L.
+    identity : bool
+        Whether B is the identity, so that a map before it is the whole.
+    gathers : bool
+        Whether :meth:`gram` and :meth:`quad` cost less than B times a few columns, which also
+        needs N numbers for each column.
     """
 
     rows: int
     cols: int
+    identity: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, z: Array) -> Array:
@@ -58,6 +66,21 @@ class LinearMap(ABC):
     def matrix(self, like: Array) -> Array:
         """B as a dense (N, L) array where ``like`` is; for checks, O(N L) memory."""
         return self.columns(backend.of(like).eye(self.cols))
+
+    def restrict(self, prior: Precision) -> Precision:
+        """BᵀΛB, of order L, for a precision Λ of order N.
+
+        The precision of the coordinates z where B z has the precision Λ and stays in B's range.
+        Dense, O(N L + L²) memory, unless the map has structure in common with Λ.
+        """
+        # precision.py builds on this module.
+        from gplvm_xp.operators.precision import DensePrecision
+
+        if self.identity:
+            return prior
+        product = self.columns_adjoint(prior.columns(self.matrix(prior.logdet())))
+        xp = backend.of(product).xp
+        return DensePrecision(0.5 * (product + xp.matrix_transpose(product)))
 
 
 class Precision(ABC):
@@ -100,6 +123,17 @@ class Precision(ABC):
         """Λ⁻¹ X: (..., L, R) → (..., L, R)."""
         xp = backend.of(X).xp
         return xp.matrix_transpose(self.covariance(xp.matrix_transpose(X)))
+
+    def root_columns(self, X: Array) -> Array:
+        """R X with one R for which R Rᵀ = Λ⁻¹: (..., L, K) → (..., L, K)."""
+        b = backend.of(X)
+        factor, _ = b.factor(self.dense())
+        return b.solve_factor(factor, X, trans=True)
+
+    def spectrum(self, shape: tuple[int, ...]) -> Array | None:
+        """Eigenvalues (..., *shape) in the order of the FFT, where Λ is a symmetric circulant on
+        the periodic grid of that shape; None where it is not, or is not known to be."""
+        return None
 
     def plus(self, A: Array) -> Array:
         """Λ + A as a new dense matrix, (..., L, L)."""

@@ -1,4 +1,5 @@
-"""Optimisers: SciPy's L-BFGS-B on the host, L-BFGS and Adam on the device, BFGS for batches."""
+"""Optimisers: SciPy's L-BFGS-B on the host, L-BFGS and Adam on the device, BFGS for batches, and
+Newton-Krylov where there are Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from gplvm_xp.optim.base import (
 )
 from gplvm_xp.optim.batched import BatchObjective, BatchResult, minimise_batch
 from gplvm_xp.optim.lbfgs import LBFGS
+from gplvm_xp.optim.newton import NewtonProgress, NewtonResult, Point, newton_krylov
 from gplvm_xp.optim.scipy import ScipyLBFGSB
 
 _NAMED: dict[str, type[Method]] = {"scipy": ScipyLBFGSB, "lbfgs": LBFGS, "adam": Adam}
@@ -115,11 +117,15 @@ __all__ = [
     "Callback",
     "Limits",
     "Method",
+    "NewtonProgress",
+    "NewtonResult",
     "Objective",
     "OptResult",
+    "Point",
     "Progress",
     "ScipyLBFGSB",
     "Status",
     "minimise",
     "minimise_batch",
+    "newton_krylov",
 ]

@@ -13,11 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from gplvm_xp._typing import Array
 from gplvm_xp.operators.base import LinearMap, Precision
 
+Solve: TypeAlias = Callable[[Array], Array]
 Form: TypeAlias = Literal["free", "positive", "lower", "symmetric"]
 
 
@@ -49,14 +50,15 @@ class State(ABC):
     ----------
     ok : bool array (...)
         Whether Σ is positive definite (on its range) there. A value, on the device: nothing is
-        raised; where it is false the other results are arbitrary.
+        raised; where it is false :meth:`part` is +∞ and the other results are arbitrary.
     """
 
     ok: Array
 
     @abstractmethod
     def part(self) -> Array:
-        """The part of the KL that depends on θ, with the constants dropped, (...), nats."""
+        """The part of the KL that depends on θ, with the constants dropped, (...), nats; +∞ where
+        ``ok`` is false, so that a failed point never looks like a good one."""
 
     @abstractmethod
     def constant(self) -> Array:
@@ -100,9 +102,19 @@ class State(ABC):
         """Σ, (..., L, L); for checks and small problems."""
 
     @abstractmethod
-    def natural(self, G: Array) -> Array:
-        """The inverse metric applied to a gradient, P⁻¹ G, of θ's shape: symmetric positive
-        definite, the preconditioner of the Newton-Krylov solver (of θ itself; see ``form``)."""
+    def natural(self, G: Array, solve: Solve | None = None) -> Array:
+        """The inverse metric applied to a gradient, P⁻¹ G, of θ's shape.
+
+        Symmetric positive definite; the preconditioner of the Newton-Krylov solver, in θ itself
+        (see ``form``).
+
+        Parameters
+        ----------
+        G : array of θ's shape
+        solve : callable, optional
+            V ↦ (Λ + Bᵀ diag(s) B)⁻¹ V for columns V (..., L, R), with the data's curvature s ≥ 0,
+            where the caller has it. Only a `LowRank` of R < L asks for it.
+        """
 
 
 class Covariance(ABC):
@@ -115,7 +127,10 @@ class Covariance(ABC):
         symmetric matrix.
     """
 
-    form: ClassVar[Form] = "free"
+    @property
+    def form(self) -> Form:
+        """What θ is, see the class."""
+        return "free"
 
     @abstractmethod
     def shape(self, L: int) -> tuple[int, ...]:
@@ -137,4 +152,4 @@ class Covariance(ABC):
         derivations/inference.md, "Where to start")."""
 
 
-__all__ = ["Covariance", "Form", "State", "Variances"]
+__all__ = ["Covariance", "Form", "Solve", "State", "Variances"]

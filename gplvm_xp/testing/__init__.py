@@ -8,5 +8,7 @@ from __future__ import annotations
 
 from gplvm_xp.testing._gradients import check_gradient, check_hvp
 from gplvm_xp.testing._kernels import check_kernel
+from gplvm_xp.testing._likelihoods import check_likelihood
+from gplvm_xp.testing._posteriors import check_posterior
 
-__all__ = ["check_gradient", "check_hvp", "check_kernel"]
+__all__ = ["check_gradient", "check_hvp", "check_kernel", "check_likelihood", "check_posterior"]

@@ -27,6 +27,7 @@ from gplvm_xp.kernels import (
     White,
 )
 from gplvm_xp.objectives import ExactObjective, groups_of
+from gplvm_xp.operators import Circulant, Hartley, Toeplitz, lags
 
 pytestmark = pytest.mark.gpu
 
@@ -87,6 +88,9 @@ def test_the_libraries_have_the_signatures_that_are_called(gpu: Any) -> None:
         cublas.dgeam: "handle transa transb m n alpha A lda beta B ldb C ldc",
         cusolver.dpotrf: "handle uplo n A lda work lwork devInfo",
         cusolver.dpotrf_bufferSize: "handle uplo n A lda",
+        cusolver.dpotrfBatched: "handle uplo n Aarray lda infoArray batchSize",
+        cublas.dtrsmBatched: "handle side uplo trans diag m n alpha Aarray lda Barray ldb "
+        "batchCount",
     }
     for function, names in expected.items():
         head = function.__doc__.splitlines()[0].split("(", 1)[1].split(")")[0]
@@ -174,6 +178,108 @@ def test_leaf_sizes_agree(gpu: Any) -> None:
         results.append(b.to_host(b.inverse_from_cholesky(b.cholesky(b.asarray(K))[0])))
     for other in results[1:]:
         assert relative(other, results[0]) < 1e-10
+
+
+# -- many small problems ---------------------------------------------------------------------------
+
+
+def stack(count: int, n: int) -> np.ndarray:
+    A = np.random.default_rng(6).normal(size=(count, n, n))
+    return np.asarray(A @ A.swapaxes(1, 2) + n * np.eye(n))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("count", "n"), [(1, 5), (300, 33), (64, 139), (3, 700), (2, 1)])
+def test_batched_factors(gpu: Any, count: int, n: int, dtype: str) -> None:
+    b, P = backend.get("cupy", dtype=dtype), stack(count, n)
+    B = np.random.default_rng(7).normal(size=(count, n, 4))
+    given = b.asarray(np.tril(P) + np.triu(np.full((n, n), np.nan), 1))
+    L, ok = b.factor(given)
+    host = b.to_host(L).astype(float)
+    tolerance = 1e-12 if dtype == "float64" else 1e-4
+    assert b.to_host(ok).all()
+    np.testing.assert_array_equal(np.triu(host, 1), 0.0)
+    assert relative(host @ host.swapaxes(1, 2), P) < tolerance
+    Z = b.solve_factor(L, b.solve_factor(L, b.asarray(B)), trans=True)
+    assert relative(P @ b.to_host(Z).astype(float), B) < 10 * tolerance
+    shared = b.to_host(b.solve_factor(L[0], b.asarray(B))).astype(float)
+    assert relative(host[0] @ shared, B) < 10 * tolerance
+    W = b.to_host(b.inverse_factor(L)).astype(float)
+    assert relative(W @ host, np.broadcast_to(np.eye(n), P.shape)) < 10 * tolerance
+
+
+@pytest.mark.parametrize("n", [2, 40, 139])
+@pytest.mark.parametrize("value", [-1.0, 0.0, np.nan, np.inf])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_one_bad_member_of_a_batch(gpu: Any, n: int, value: float, where: str) -> None:
+    P, at = stack(30, n), 0 if where == "first" else n - 1
+    P[17, at, at] = value
+    L, ok = gpu.factor(gpu.asarray(P))
+    expected = np.arange(30) != 17
+    np.testing.assert_array_equal(gpu.to_host(ok), expected)
+    host = gpu.to_host(L)[expected]
+    assert relative(host @ host.swapaxes(1, 2), P[expected]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["log_ndtr", "ndtr", "erfcx", "gammaln", "digamma"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_special_functions_agree_with_scipy(gpu: Any, name: str, dtype: str) -> None:
+    import scipy.special
+
+    b = backend.get("cupy", dtype=dtype)
+    low = 0.02 if name in ("gammaln", "digamma") else -5.0
+    x = np.linspace(low, 30.0, 2000).astype(dtype)
+    got = b.special(name, b.asarray(x))
+    assert got.dtype == dtype
+    expected = getattr(scipy.special, name)(x.astype(float))
+    error = np.abs(b.to_host(got) - expected) / (np.abs(expected) + 0.1)
+    assert error.max() < (1e-13 if dtype == "float64" else 5e-6)
+
+
+MAPS = {"1": (97,), "2": (32, 27), "2-even": (24, 16), "3": (8, 6, 10)}
+
+
+@pytest.mark.parametrize("grid", MAPS)
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3)], ids=str)
+def test_structured_maps_agree_with_numpy(gpu: Any, grid: str, lead: tuple[int, ...]) -> None:
+    shape, rng, host = MAPS[grid], np.random.default_rng(8), backend.get("numpy")
+    N = int(np.prod(shape))
+    keep = np.array(np.unravel_index(rng.permutation(N)[: N // 4], shape)).T
+    B, R = Hartley(shape, keep), len(keep)
+    row = np.exp(-0.5 * np.sum(lags(shape) ** 2, axis=-1)).reshape(shape)
+    row[(0,) * len(shape)] += 1.0
+    double = tuple(2 * n for n in shape)
+    values = np.exp(-np.sum(lags(double) ** 2, axis=-1)).reshape(double)
+    z, r, u, C = (rng.normal(size=(*lead, *s)) for s in ((R,), (N,), (N,), (R, R)))
+
+    def everything(b: Any) -> list[np.ndarray]:
+        z_, r_, u_, C_ = (b.asarray(a) for a in (z, r, u, C))
+        prior = Circulant.of(b, row)
+        out = [B.apply(z_), B.adjoint(r_), B.gram(r_), B.quad(C_), prior.apply(u_)]
+        out += [prior.covariance(u_), prior.logdet(), B.restrict(prior).dense()]
+        out.append(Toeplitz(shape, b.asarray(values)).apply(u_))
+        return [b.to_host(a) for a in out]
+
+    for k, (got, expected) in enumerate(zip(everything(gpu), everything(host), strict=True)):
+        assert got.shape == expected.shape
+        assert relative(got, expected) < 1e-11, f"result {k} on {grid}"
+
+
+def test_structured_maps_give_the_same_bits_and_never_wait(gpu: Any) -> None:
+    import cupyx
+
+    shape, rng = (64, 64), np.random.default_rng(9)
+    k = np.stack(np.meshgrid(*(np.fft.fftfreq(n) * n for n in shape), indexing="ij"), -1)
+    B = Hartley.of_spectrum(np.exp(-0.02 * np.sum(k * k, axis=-1)), 0.05)
+    C, p = gpu.asarray(rng.normal(size=(7, B.cols, B.cols))), gpu.asarray(rng.random((7, B.rows)))
+    P = gpu.asarray(stack(7, B.cols))
+    first = [gpu.to_host(B.quad(C)), gpu.to_host(B.gram(p))]
+    gpu.solve_factor(gpu.factor(P)[0], C)
+    with cupyx.allow_synchronize(False):
+        again = [B.quad(C), B.gram(p)]
+        gpu.solve_factor(gpu.factor(P)[0], C)
+    for a, c in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, gpu.to_host(c))
 
 
 # -- kernels and the objective ---------------------------------------------------------------------

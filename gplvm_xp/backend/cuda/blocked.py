@@ -49,8 +49,29 @@ class View:
         return View(self.pointer + offset, self.stride, i1 - i0, j1 - j0, self.itemsize)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Many row-ordered matrices of one shape, wherever they are.
+
+    Attributes
+    ----------
+    pointers : int
+        Device address of an array of ``count`` addresses, of 64 bits each.
+    count, rows, columns : int
+        Number of matrices, and their shape; rows follow each other without gaps.
+    itemsize : {4, 8}
+        Bytes of one element.
+    """
+
+    pointers: int
+    count: int
+    rows: int
+    columns: int
+    itemsize: int
+
+
 class Blas(Protocol):
-    """What the recursion asks of a library; no method waits for the device."""
+    """What the backend asks of a library; no method waits for the device."""
 
     def gemm(
         self, alpha: float, a: View, trans_a: bool, b: View, trans_b: bool, beta: float, c: View
@@ -68,6 +89,12 @@ class Blas(Protocol):
 
     def factor(self, a: View, info: int) -> None:
         """Factor a leaf; writes 0, or the failing pivot, to the int32 at address ``info``."""
+
+    def factor_many(self, a: Stack, info: int) -> None:
+        """Factor each matrix; writes ``count`` int32 of status from address ``info`` on."""
+
+    def solve_left_many(self, lower: Stack, trans: bool, b: Stack) -> None:
+        """B ← op(L)⁻¹ B for each pair; an L may be met several times."""
 
 
 def slots(n: int, leaf: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gplvm_xp.backend.cuda.blocked import View
+from gplvm_xp.backend.cuda.blocked import Stack, View
 
 _LETTER = {4: "s", 8: "d"}
 _DTYPE = {4: np.float32, 8: np.float64}
@@ -88,16 +88,33 @@ class Cublas:
         )
         del owner
 
+    def factor_many(self, a: Stack, info: int) -> None:
+        """Factor each matrix by cuSOLVER's potrfBatched."""
+        getattr(self.solver, f"{_LETTER[a.itemsize]}potrfBatched")(
+            self.solver_handle(), self.blas.CUBLAS_FILL_MODE_UPPER, a.rows, a.pointers, a.columns,
+            info, a.count,
+        )  # fmt: skip
+
+    def solve_left_many(self, lower: Stack, trans: bool, b: Stack) -> None:
+        """B ← op(L)⁻¹ B for each pair."""
+        fixed = self._triangle(self.blas.CUBLAS_SIDE_RIGHT, trans)
+        self._call(
+            "trsmBatched", b.itemsize, (1.0, 0.0),
+            lambda call, handle, one, _: call(
+                handle, *fixed, b.columns, b.rows, one, lower.pointers, lower.columns,
+                b.pointers, b.columns, b.count,
+            ),
+        )  # fmt: skip
+
     def _operation(self, trans: bool) -> int:
         return int(self.blas.CUBLAS_OP_T if trans else self.blas.CUBLAS_OP_N)
 
+    def _triangle(self, side: int, trans: bool) -> tuple[int, int, int, int]:
+        blas = self.blas
+        return side, blas.CUBLAS_FILL_MODE_UPPER, self._operation(trans), blas.CUBLAS_DIAG_NON_UNIT
+
     def _trsm(self, side: int, lower: View, trans: bool, b: View) -> None:
-        fixed = (
-            side,
-            self.blas.CUBLAS_FILL_MODE_UPPER,
-            self._operation(trans),
-            self.blas.CUBLAS_DIAG_NON_UNIT,
-        )
+        fixed = self._triangle(side, trans)
         self._call(
             "trsm", b.itemsize, (1.0, 0.0),
             lambda call, handle, one, _: call(

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gplvm_xp._typing import Array, DType, Namespace
-from gplvm_xp.backend.base import Backend
+from gplvm_xp.backend.base import Backend, Special
 from gplvm_xp.backend.cuda import blocked
-from gplvm_xp.backend.cuda.blocked import Blas, View
+from gplvm_xp.backend.cuda.blocked import Blas, Stack, View
 from gplvm_xp.backend.cuda.launcher import Launcher
 from gplvm_xp.errors import NotEnoughMemoryError
 
 if TYPE_CHECKING:
     from gplvm_xp.backend.cuda.fused import Fused, Mirror
     from gplvm_xp.backend.cuda.pairs import CudaPair
+    from gplvm_xp.backend.cuda.sparse import SparseTimes
 
 
 class Runtime(Protocol):
@@ -45,6 +46,9 @@ class Runtime(Protocol):
     def get(self, a: Array) -> np.ndarray:
         """Copy to the host; waits."""
 
+    def special(self, name: Special, a: Array) -> Array:
+        """A special function of every entry, in the array's dtype."""
+
     def free_bytes(self) -> int | None:
         """Bytes that an allocation can still have on the current device."""
 
@@ -62,7 +66,7 @@ class CudaBackend(Backend):
     blas : Blas
         Dense linear algebra on addresses.
     runtime : Runtime
-        Addresses, copies and memory.
+        Addresses, copies, memory and special functions.
     factor_leaf, inverse_leaf : int
         Blocks up to this size go to the library whole.
     """
@@ -153,6 +157,40 @@ class CudaBackend(Backend):
         blocked.update_lower(self.blas, alpha, a, False, a, True, beta, self._view(C))
         return C
 
+    def factor(self, P: Array) -> tuple[Array, Array]:
+        xp, n, count = self.xp, P.shape[-1], prod(P.shape[:-2])
+        if P.ndim == 2 or not _in_one_call(count, n):
+            return super().factor(P)
+        L = self._copy(P, P.dtype)
+        info = xp.zeros(P.shape[:-2], dtype=xp.int32, device=self.device)
+        pointers, stack = self._stack(L, P.shape[:-2])
+        self.blas.factor_many(stack, self.runtime.address(info))
+        pivots = xp.linalg.diagonal(L)
+        ok = (info == 0) & xp.all((pivots > 0.0) & (pivots < xp.inf), axis=-1)
+        del pointers
+        return xp.tril(L), ok
+
+    def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
+        if L.ndim == 2 and B.ndim == 2:
+            return self.solve_triangular(L, B, trans)
+        lead = np.broadcast_shapes(L.shape[:-2], B.shape[:-2])
+        if not prod(lead) or not prod(B.shape[-2:]):
+            return self.empty((*lead, *B.shape[-2:]))
+        xp = self.xp
+        Z = self._copy(xp.broadcast_to(B, (*lead, *B.shape[-2:])), L.dtype)
+        L = xp.ascontiguousarray(L)
+        if _in_one_call(prod(lead), L.shape[-1]):
+            (a, lower), (z, right) = self._stack(L, lead), self._stack(Z, lead)
+            self.blas.solve_left_many(lower, trans, right)
+            del a, z
+            return Z
+        lower_of = xp.broadcast_to(L, (*lead, *L.shape[-2:]))
+        for index in np.ndindex(*lead):
+            self.blas.solve_left(
+                self._view(xp.ascontiguousarray(lower_of[index])), trans, self._view(Z[index])
+            )
+        return Z
+
     def complete(self, C: Array) -> Array:
         launcher: Any = self.launcher
         return _mirror(launcher, np.dtype(C.dtype).name)(self.xp.ascontiguousarray(C))
@@ -162,6 +200,37 @@ class CudaBackend(Backend):
         pivots = self._diagonal_view(C)
         pivots += value
         return C
+
+    # -- special functions, transforms, sparse products ------------------------------------------
+
+    def special(self, name: Special, a: Array) -> Array:
+        return self.runtime.special(name, a)
+
+    def half_spectrum(self, u: Array, ndim: int) -> Array:
+        out = self.xp.ascontiguousarray(self.xp.fft.rfftn(u, axes=tuple(range(-ndim, 0))))
+        # A complex number is a pair of real ones in memory.
+        return self.xp.reshape(out.view(u.dtype), (*u.shape[: u.ndim - ndim], -1))
+
+    def from_half_spectrum(self, h: Array, shape: tuple[int, ...]) -> Array:
+        xp = self.xp
+        half = (*h.shape[:-1], *shape[:-1], shape[-1] // 2 + 1)
+        parts = xp.ascontiguousarray(h).view(np.result_type(h.dtype, np.complex64))
+        axes = tuple(range(-len(shape), 0))
+        return xp.fft.irfftn(xp.reshape(parts, half), s=shape, axes=axes)
+
+    def sparse_matrix(
+        self, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+    ) -> Array:
+        from gplvm_xp.backend.cuda.sparse import SparseMatrix, row_order
+
+        order, first, lanes = row_order(rows, shape[0])
+        sources = columns[order].astype(np.int64)
+        put = functools.partial(self.xp.asarray, device=self.device)
+        return SparseMatrix(put(first), put(sources), self.asarray(weights[order]), shape, lanes)
+
+    def sparse_times(self, S: Array, values: Array) -> Array:
+        launcher: Any = self.launcher
+        return _sparse(launcher, self.xp, np.dtype(self.dtype).name, S.lanes)(S, values)
 
     # -- custom kernels --------------------------------------------------------------------------
 
@@ -194,6 +263,17 @@ class CudaBackend(Backend):
         # A stride of at least one keeps BLAS content where a matrix has no columns.
         return View(self.runtime.address(a), max(columns, 1), rows, columns, a.dtype.itemsize)
 
+    def _stack(self, a: Array, lead: tuple[int, ...]) -> tuple[Array, Stack]:
+        """Addresses of matrices (..., m, n) broadcast over ``lead``, to be kept for the call."""
+        xp = self.xp
+        rows, columns = a.shape[-2:]
+        size, own = rows * columns * a.dtype.itemsize, a.shape[:-2]
+        start = self.runtime.address(a)
+        where = xp.arange(start, start + prod(own) * size, size, dtype=xp.uint64)
+        pointers = xp.ascontiguousarray(xp.broadcast_to(xp.reshape(where, own), lead))
+        address = self.runtime.address(pointers)
+        return pointers, Stack(address, prod(lead), rows, columns, a.dtype.itemsize)
+
     def _diagonal_view(self, a: Array) -> Array:
         return self.xp.reshape(a, (-1,))[:: a.shape[0] + 1]
 
@@ -206,6 +286,22 @@ class CudaBackend(Backend):
     def _copy_if_needed(self, a: Array, dtype: DType) -> Array:
         a = self.xp.ascontiguousarray(a)
         return a if a.dtype == dtype else self.xp.astype(a, dtype)
+
+
+def _in_one_call(count: int, n: int) -> bool:
+    """Whether a batch is faster by a batched routine than one after the other.
+
+    The batched ones work on each matrix with few threads; the bound is that of CuPy's own
+    batched factorisation.
+    """
+    return count * 65536 >= n * n > 0
+
+
+@functools.lru_cache(maxsize=16)
+def _sparse(launcher: Any, xp: Namespace, dtype: str, lanes: int) -> SparseTimes:
+    from gplvm_xp.backend.cuda.sparse import SparseTimes
+
+    return SparseTimes(launcher, xp, np.dtype(dtype), lanes)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,0 +1,320 @@
+"""The search behind a rate map: padding, rounds of hyperparameters and frequencies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gplvm_xp import backend as backends
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._grid import Cells, Grid
+from gplvm_xp.estimators._progress import watched
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.likelihoods import Likelihood
+from gplvm_xp.operators import Hartley
+from gplvm_xp.operators.circulant import lags, padded
+from gplvm_xp.optim import Progress, minimise
+from gplvm_xp.variational import GridEvidence, GridPosterior, Observations, SiteResult
+from gplvm_xp.variational.grid import spectrum
+
+# Cells at opposite edges of a domain see each other around the back with less than this part of
+# the prior variance.
+REACH = 0.01
+ROUNDS, MOST_ROUNDS = 5, 30
+_NAME = "LogGaussianCoxProcess"
+
+Told: TypeAlias = Callable[[Progress], bool | None] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to search; see :class:`gplvm_xp.LogGaussianCoxProcess` for the meaning of each."""
+
+    kernel: Kernel
+    likelihood: Likelihood
+    mean: np.ndarray
+    periodic: tuple[bool, ...]
+    fit_mean: bool
+    optimize: bool
+    threshold: float
+    max_frequencies: int
+    max_iter: int
+    tol: float
+    time_limit: float | None
+    callback: Callable[[Progress], bool | None] | None
+    progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The end of a search.
+
+    ``shape`` is that of the padded grid, ``values`` and ``steps`` are those of all rounds.
+    """
+
+    kernel: Kernel
+    likelihood: Likelihood
+    mean: np.ndarray
+    shape: tuple[int, ...]
+    posterior: GridPosterior
+    result: SiteResult
+    status: str
+    message: str
+    steps: int
+    values: tuple[float, ...]
+
+
+def search(b: Backend, data: Cells, plan: Plan) -> Found:
+    """Hyperparameters and frequencies in turn until neither changes, then the posterior.
+
+    The frequencies are held during a minimisation, so that its objective is one smooth function.
+    """
+    return _Search(b, data, plan).run()
+
+
+class _Search:
+    """Mutable, and alive no longer than the call."""
+
+    evidence: GridEvidence
+    x: Array
+
+    def __init__(self, b: Backend, data: Cells, plan: Plan) -> None:
+        self.b, self.data, self.plan = b, data, plan
+        self.kernel, self.likelihood, self.mean = plan.kernel, plan.likelihood, plan.mean
+        self.values: list[float] = []
+        self.steps, self.status, self.message = 0, "converged", "nothing to learn"
+        self.began = time.perf_counter()
+
+    def run(self) -> Found:
+        self._build(padded_shape(self.kernel, self.data.grid, self.plan.periodic))
+        if self._has_parameters():
+            with watched(
+                self.plan.progress, self.plan.max_iter, 0, self.plan.callback, _NAME
+            ) as told:
+                self._rounds(told)
+        posterior, found = self.evidence.solve(self.x)
+        return Found(
+            self.kernel, self.likelihood, self.mean, self.evidence.shape, posterior, found,
+            self.status, self.message, self.steps, tuple(self.values),
+        )  # fmt: skip
+
+    def _has_parameters(self) -> bool:
+        return self.plan.optimize and self.evidence.layout.size > 0
+
+    def _rounds(self, told: Told) -> None:
+        settled = 0
+        for _ in range(MOST_ROUNDS):
+            ended, outgrown = self._round(told)
+            settled += ended == "converged"
+            changed = self._choose()
+            if not outgrown and (ended != "converged" or not changed or settled == ROUNDS):
+                return
+            if self.steps >= self.plan.max_iter:
+                self.status, self.message = "max_steps", f"max_iter={self.plan.max_iter} reached"
+                return
+
+    def _build(self, shape: tuple[int, ...]) -> None:
+        b, plan = self.b, self.plan
+        self.evidence = GridEvidence(
+            self.kernel,
+            shape,
+            tuple(self.data.grid.spacing),
+            observations(b, self.data, self.likelihood, shape),
+            mean=self.mean,
+            fit_mean=plan.fit_mean,
+            threshold=plan.threshold,
+            max_frequencies=plan.max_frequencies,
+            tol=max(1e-8, 100.0 * b.eps),
+        )
+        _require_memory(b, self.evidence)
+        self.x = self.evidence.start()
+
+    def _choose(self) -> bool:
+        """Padding and frequencies for the present kernel; whether that changed the model."""
+        before = self.evidence.shape
+        needed = padded_shape(self.kernel, self.data.grid, self.plan.periodic)
+        shape = tuple(max(n, m) for n, m in zip(needed, before, strict=True))
+        if shape == before:
+            changed = self.evidence.retain(self.kernel)
+            _require_memory(self.b, self.evidence)
+            return changed
+        self._build(shape)
+        return True
+
+    def _round(self, told: Told) -> tuple[str, bool]:
+        """One minimisation at fixed frequencies; how it ended, and whether they were outgrown.
+
+        Where the present kernel needs many others, the objective is that of another model: a
+        truncated spectrum that is too narrow for the data runs away to ever shorter lengthscales.
+        """
+        evidence, plan, done, first = self.evidence, self.plan, self.steps, self.x
+        left, outgrown = None, False
+        if plan.time_limit is not None:
+            left = max(plan.time_limit - (time.perf_counter() - self.began), 0.0)
+
+        def tell(p: Progress) -> bool | None:
+            nonlocal outgrown
+            elapsed = time.perf_counter() - self.began
+            if told is not None and told(p._replace(step=p.step + done, elapsed=elapsed)):
+                return True
+            outgrown = self._missing(p.x) > 0.1 * evidence.basis.cols
+            return outgrown
+
+        result = minimise(
+            _without_empty(self.b, evidence, self.data),
+            first,
+            max_steps=plan.max_iter - done,
+            gtol=plan.tol,
+            ftol=1e-3 * plan.tol,
+            time_limit=left,
+            callback=tell,
+        )
+        if result.status == "failed" and not np.isfinite(result.value):
+            raise ValueError(
+                f"the free energy can't be evaluated at the start ({result.message}); give other "
+                "starting values of the kernel, for example a smaller variance"
+            )
+        self.x = result.x
+        if outgrown:
+            length = 1.0
+            while length > 0.01 and self._missing(self.x) > evidence.basis.cols:
+                length *= 0.5
+                self.x = first + length * (result.x - first)
+        self.values += result.values
+        self.steps += result.steps
+        self.status, self.message = result.status, result.message
+        values = self._values(self.x)
+        self.kernel = self.kernel.with_theta(_flat(self.kernel, values))
+        self.likelihood = self.likelihood.with_theta(_flat(self.likelihood, values))
+        self.mean = np.asarray(values["mean"])
+        return result.status, outgrown
+
+    def _values(self, x: Array) -> dict[str, np.ndarray]:
+        named = self.evidence.named(x)
+        return {k: np.asarray(self.b.to_host(a), dtype=np.float64) for k, a in named.items()}
+
+    def _missing(self, x: Array) -> int:
+        """How many frequencies that the kernel at x needs are not retained."""
+        b, evidence = self.b, self.evidence
+        theta = _flat(self.kernel, self._values(x))
+        s = b.to_host(spectrum(self.kernel, b.asarray(theta), evidence.where, evidence.shape))
+        needed = Hartley.of_spectrum(s.reshape(evidence.shape), evidence.threshold)
+        return np.count_nonzero(~np.isin(needed.places, evidence.basis.places))
+
+
+def _flat(owner: Any, values: dict[str, np.ndarray]) -> np.ndarray:
+    parts = [np.ravel(values[block.name]) for block in owner.blocks()]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _without_empty(
+    b: Backend, evidence: GridEvidence, data: Cells
+) -> Callable[[Array], tuple[Array, Array]]:
+    """The objective, with the means of fields without events held where they are."""
+    where = evidence.layout.slices()
+    held = np.ones(evidence.layout.size)
+    if "mean" in where:
+        held[where["mean"]] = np.ravel(data.totals()[0] > 0.0)
+    if held.all():
+        return evidence.value_and_grad
+    mask = b.asarray(held)
+
+    def value_and_grad(x: Array) -> tuple[Array, Array]:
+        f, g = evidence.value_and_grad(x)
+        return f, mask * g
+
+    return value_and_grad
+
+
+def _require_memory(b: Backend, evidence: GridEvidence) -> None:
+    fields = int(np.prod(evidence.data.y.shape[:-1], dtype=np.int64))
+    R = evidence.basis.cols
+    b.require_memory(
+        (10 * fields + 8) * R * R * b.itemsize,
+        f"{fields} posterior(s) of {R} frequencies",
+        "fit fewer fields at once, take a coarser grid, or raise threshold",
+    )
+
+
+# -- grids -----------------------------------------------------------------------------------------
+
+
+def padded_shape(kernel: Kernel, grid: Grid, periodic: tuple[bool, ...]) -> tuple[int, ...]:
+    """The periodic grid on which the domain is computed: longer by the kernel's reach along each
+    axis that is not periodic, and never more than twice as long."""
+    b = backends.get("numpy")
+    twice = tuple(2 * n for n in grid.shape)
+    where = lags(twice, tuple(grid.spacing))
+    row = kernel.gram(b.asarray(kernel.theta()), 0.0 * where[:1], where)
+    k = np.abs(np.reshape(row, twice))
+    reach = []
+    for axis, n in enumerate(grid.shape):
+        others = tuple(a for a in range(grid.ndim) if a != axis)
+        far = np.flatnonzero(np.max(k, axis=others)[: n + 1] > REACH * np.max(k))
+        reach.append(min(n, 1 + np.max(far, initial=-1)))
+    wide = padded(grid.shape, tuple(reach))
+    return tuple(n if p else m for n, m, p in zip(grid.shape, wide, periodic, strict=True))
+
+
+def widened(a: np.ndarray, grid: Grid, shape: tuple[int, ...]) -> np.ndarray:
+    """A field of the domain (..., *grid.shape) on the padded grid, (..., N), zero elsewhere."""
+    lead = a.shape[: a.ndim - grid.ndim]
+    out = np.zeros((*lead, *shape))
+    out[(..., *(slice(n) for n in grid.shape))] = a
+    return out.reshape(*lead, -1)
+
+
+def cropped(a: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
+    """A field of the padded grid (..., N) on the domain, (..., *grid.shape)."""
+    wide = backends.of(a).xp.reshape(a, (*a.shape[:-1], *shape))
+    return wide[(..., *(slice(n) for n in grid.shape))]
+
+
+def observations(
+    b: Backend, data: Cells, likelihood: Likelihood, shape: tuple[int, ...]
+) -> Observations:
+    """The data on the padded grid; cells that say nothing have weight 0."""
+    used = data.used
+    parts = (np.where(used, data.counts, 0.0), used, np.where(used, data.exposure, 0.0))
+    y, weights, exposure = (b.asarray(widened(a, data.grid, shape)) for a in parts)
+    return Observations(likelihood, y, weights, exposure)
+
+
+def stationary(kernel: Kernel, grid: Grid) -> None:
+    """Refuse a kernel that has no spectrum on a grid.
+
+    Raises
+    ------
+    ValueError
+        If it does not fit the axes, is not a function of the lag, or has white noise.
+    """
+    kernel.check(grid.ndim)
+    b = backends.get("numpy")
+    rng = np.random.default_rng(0)
+    theta, width = b.asarray(kernel.theta()), grid.spacing * np.array(grid.shape)
+    X, Z, away = (width * rng.uniform(size=(m, grid.ndim)) for m in (5, 4, 1))
+    here, there = kernel.gram(theta, X, Z), kernel.gram(theta, X + away, Z + away)
+    diagonal = kernel.diag(theta, X)
+    scale = np.max(np.abs(diagonal))
+    if not np.allclose(here, there, rtol=0.0, atol=1e-6 * scale):
+        raise ValueError(
+            f"kernel {type(kernel).__name__} is not stationary: its value depends on more than "
+            "the difference of two places; expected one such as RBF, Matern52, Periodic, or sums "
+            "and products of them"
+        )
+    alone = np.diagonal(kernel.gram(theta, X, X.copy()))
+    if not np.allclose(diagonal, alone, rtol=0.0, atol=1e-6 * scale):
+        raise ValueError(
+            "kernel has white noise, which no map shows; leave it out, and use "
+            "likelihood='negative_binomial' if counts vary more than Poisson's"
+        )
+
+
+__all__ = [
+    "Found", "Plan", "cropped", "observations", "padded_shape", "search", "stationary", "widened",
+]  # fmt: skip

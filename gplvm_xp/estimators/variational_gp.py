@@ -1,0 +1,274 @@
+"""Gaussian process regression, classification and counts by variational inference."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import validate_data
+
+from gplvm_xp import backend as backends
+from gplvm_xp._typing import Array
+from gplvm_xp.estimators._data import on_host
+from gplvm_xp.estimators._fitted_gp import FittedGP
+from gplvm_xp.estimators._progress import watched
+from gplvm_xp.estimators._saved import SavedArray, SavedValue
+from gplvm_xp.estimators._targets import (
+    BINARY,
+    Targets,
+    chosen,
+    host,
+    started,
+    starting_mean,
+    targets,
+)
+from gplvm_xp.kernels import RBF, Kernel
+from gplvm_xp.likelihoods import Likelihood
+from gplvm_xp.optim import Progress, minimise
+
+
+class VariationalGP(FittedGP):
+    """A latent Gaussian process f ~ GP(μ₀, k) seen through a likelihood, y_i ~ p(y | f(x_i)).
+
+    The posterior of f is the Gaussian that minimises the free energy (variational inference, not
+    Laplace's approximation); kernel, likelihood and mean are learned by the same criterion, with
+    gradients by the envelope theorem. With a Gaussian likelihood it is the exact Gaussian process.
+
+    Parameters
+    ----------
+    kernel : Kernel, optional
+        Structure and starting values; default an RBF with one lengthscale, started at the typical
+        distance of the inputs.
+    likelihood : str or Likelihood
+        "gaussian" or "student_t" (regression), "poisson", "negative_binomial" (counts),
+        "binomial" (successes among ``exposure`` trials), "probit" or "logit" (two classes), or an
+        object of :mod:`gplvm_xp.likelihoods` with its starting values. It decides whether this is
+        a classifier or a regressor to scikit-learn.
+    fit_mean : bool
+        Whether the constant μ₀ is learned; else it is 0.
+    optimize : bool
+        Whether hyperparameters are learned; else the starting values are used.
+    max_iter : int
+        Steps of the search for hyperparameters (L-BFGS-B).
+    tol : float
+        Converged where no gradient entry (nats per unit of a logarithm) is larger.
+    jitter : float
+        Added to the covariance's diagonal, in the model, as a multiple of its mean.
+    time_limit : float, optional
+        Seconds after which no further evaluation begins; the best state so far is kept.
+    callback : callable, optional
+        Called after every accepted step with a :class:`gplvm_xp.optim.Progress`; a true answer
+        stops.
+    progress : bool
+        Show a progress bar.
+    backend : {"auto", "numpy", "cupy", "torch"} or None
+        Where to compute; None is where the data is.
+    dtype : {"float64", "float32"}
+        Working precision.
+
+    Attributes
+    ----------
+    kernel_, likelihood_ : Kernel, Likelihood
+        With the learned values.
+    mean_ : ndarray () or (T,)
+        μ₀.
+    free_energy_ : ndarray () or (T,)
+        Minus the evidence lower bound, nats, at the learned values.
+    classes_ : ndarray (2,)
+        Of a classifier.
+    X_train_ : ndarray (n, q)
+    sites_ : ndarray (2, n) or (2, T, n)
+        Curvature and slope of each observation's Gaussian factor: with the rest, the posterior.
+    loss_curve_ : ndarray
+        Free energy at the start and after each accepted step.
+    n_iter_ : int
+    status_ : str
+        How the search ended, as in :class:`gplvm_xp.GPLVM`.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    O(n³) a step of the inner search, about ten of them at first and few once warm; memory of about
+    six n × n matrices, T of them for T functions.
+
+    References
+    ----------
+    M. Opper, C. Archambeau, The variational Gaussian approximation revisited, Neural Computation
+    21 (2009) 786–792.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.preprocessing import scale
+    >>> from gplvm_xp import VariationalGP
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> X = scale(X)
+    >>> model = VariationalGP(likelihood="probit", max_iter=5, tol=1.0).fit(X[::5], y[::5])
+    >>> model.predict_proba(X[1:3]).shape
+    (2, 2)
+    """
+
+    _saved_arrays: ClassVar[dict[str, SavedArray]] = {
+        "X_train_": SavedArray("nq"),
+        "y_train_": SavedArray("*n"),
+        "weights_": SavedArray("n", holds="nonnegative", optional=True),
+        "exposure_": SavedArray("n", holds="nonnegative", optional=True),
+        "sites_": SavedArray("*n"),
+        "mean_": SavedArray("*"),
+        "free_energy_": SavedArray("*"),
+        "loss_curve_": SavedArray("k", holds="any"),
+        "classes_": SavedArray("c", dtype="label", optional=True),
+    }
+    _saved_values: ClassVar[dict[str, SavedValue]] = {
+        "jitter_": SavedValue(float, nonnegative=True),
+        "n_iter_": SavedValue(int),
+        "status_": SavedValue(str),
+        "n_features_in_": SavedValue(int),
+    }
+    _saved_objects: ClassVar[dict[str, type]] = {"kernel_": Kernel, "likelihood_": Likelihood}
+
+    def __init__(
+        self,
+        kernel: Kernel | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        *,
+        fit_mean: bool = True,
+        optimize: bool = True,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        jitter: float = 1e-8,
+        time_limit: float | None = None,
+        callback: Callable[[Progress], bool | None] | None = None,
+        progress: bool = False,
+        backend: str | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        self.kernel = kernel
+        self.likelihood = likelihood
+        self.fit_mean = fit_mean
+        self.optimize = optimize
+        self.max_iter = max_iter
+        self.tol = tol
+        self.jitter = jitter
+        self.time_limit = time_limit
+        self.callback = callback
+        self.progress = progress
+        self.backend = backend
+        self.dtype = dtype
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    def fit(self, X: Array, y: Array, sample_weight: Any = None, *, exposure: Any = None) -> Self:
+        """Learn hyperparameters and the posterior of the latent function.
+
+        Parameters
+        ----------
+        X : array (n, q)
+            Inputs; finite.
+        y : array (n,) or (n, T)
+            Targets: labels of two classes, counts, or real numbers. With T columns, T independent
+            functions with one kernel, computed as a batch (not for classifiers).
+        sample_weight : array (n,), optional
+            Multiplies each observation's log-likelihood; 0 leaves it out.
+        exposure : array (n,) or float, optional
+            Of counts: the expected count is exposure · exp(f). Of "binomial": trials.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If something doesn't fit; the text says what was seen and what was expected.
+        NotEnoughMemoryError
+            If the n × n matrices do not fit, before they are allocated.
+        """
+        b = backends.get(self.backend, X, self.dtype)
+        likelihood = chosen(self.likelihood)
+        A, y = validate_data(
+            self,
+            X if on_host(X) else host(X),
+            host(y),
+            dtype=np.float64,
+            order="C",
+            multi_output=not isinstance(likelihood, BINARY),
+            y_numeric=not isinstance(likelihood, BINARY),
+        )
+        t = targets(likelihood, y, A.shape[0], sample_weight, exposure)
+        likelihood = started(self.likelihood, t)
+        kernel = _starting_kernel(likelihood, A, t) if self.kernel is None else self.kernel
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                f"kernel is a {type(kernel).__name__}; expected one of gplvm_xp.kernels, for "
+                "example RBF() + White()"
+            )
+        self.X_train_, self.y_train_ = A, t.y
+        self.weights_, self.exposure_, self.classes_ = t.weights, t.exposure, t.classes
+        mean = starting_mean(likelihood, t) if self.fit_mean else np.zeros(t.y.shape[:-1])
+        scale = float(np.mean(b.to_host(kernel.diag(b.asarray(kernel.theta()), b.asarray(A)))))
+        self.jitter_ = self.jitter * scale
+        evidence = self._evidence(b, kernel, likelihood, mean)
+        x = evidence.start()
+        self.loss_curve_, self.n_iter_, self.status_ = np.zeros(0), 0, "converged"
+        if self.optimize and evidence.layout.size:
+            with watched(self.progress, self.max_iter, 0, self.callback, "VariationalGP") as told:
+                found = minimise(
+                    evidence.value_and_grad,
+                    x,
+                    max_steps=self.max_iter,
+                    gtol=self.tol,
+                    ftol=1e-3 * self.tol * b.eps**0.25,
+                    time_limit=self.time_limit,
+                    callback=told,
+                )
+            if not np.isfinite(found.value) and found.status != "interrupted":
+                raise ValueError(
+                    f"the free energy can't be evaluated at the start ({found.message}); give "
+                    "other starting values of the kernel, or a larger jitter"
+                )
+            x = found.x
+            self.loss_curve_ = np.asarray(found.values, dtype=np.float64)
+            self.n_iter_, self.status_ = found.steps, found.status
+            if found.status != "converged":
+                warnings.warn(
+                    f"the search ended with status {found.status!r} after {found.steps} steps "
+                    f"({found.message}); the best state is kept",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+        values = {k: b.to_host(v).astype(np.float64) for k, v in evidence.named(x).items()}
+        self.kernel_ = kernel.with_theta(_flat(kernel, values))
+        self.likelihood_ = likelihood.with_theta(_flat(likelihood, values))
+        self.mean_ = np.asarray(values["mean"])
+        final = self._evidence(b, self.kernel_, self.likelihood_, self.mean_)
+        final.result = evidence.result
+        self._posterior, result = final.solve(final.start())
+        if not result.converged.all():
+            warnings.warn(
+                f"the posterior was not found to the tolerance: {result.message}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self.free_energy_ = np.asarray(result.free_energy, dtype=np.float64)
+        self.sites_ = np.stack([b.to_host(a).astype(np.float64) for a in self._posterior.sites])
+        return self
+
+
+def _flat(owner: Any, values: dict[str, np.ndarray]) -> np.ndarray:
+    parts = [np.ravel(values[block.name]) for block in owner.blocks()]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _starting_kernel(likelihood: Likelihood, X: np.ndarray, t: Targets) -> Kernel:
+    """An RBF whose lengthscale is the root mean square distance of two rows."""
+    width = float(np.sqrt(2.0 * np.sum(np.var(X, axis=0)))) or 1.0
+    variance = float(np.var(t.y)) if likelihood.name in ("gaussian", "student_t") else 1.0
+    return RBF(variance or 1.0, width)
+
+
+__all__ = ["VariationalGP"]

@@ -1,0 +1,192 @@
+"""From sites to a posterior: two exact ways of conditioning a Gaussian prior.
+
+A site is a Gaussian factor exp(y̌ f − ½ p f²) of one observation. Every optimal Gaussian posterior
+is prior times sites (Opper & Archambeau 2009): Σ⁻¹ = Λ + Bᵀ diag(p) B, Σ⁻¹μ = Λμ₀ + Bᵀ y̌, so that
+two vectors of length N hold it. :class:`Information` works with the precision, of order L (few
+coefficients, many observations); :class:`Covariance` with the prior covariance K alone and B = I,
+never inverting it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.operators.base import LinearMap, Precision
+
+
+class Marginals(NamedTuple):
+    """What the solver needs of the posterior that belongs to some sites.
+
+    ``ok`` and ``kl`` are (...): whether it exists, and the full KL divergence from the prior in
+    nats. ``mu`` is (..., L); ``m`` and ``v``, (..., N), are means and variances of B z.
+    """
+
+    ok: Array
+    kl: Array
+    mu: Array
+    m: Array
+    v: Array
+
+
+class Engine(ABC):
+    """Conditions a prior on sites."""
+
+    @property
+    @abstractmethod
+    def prior_mean(self) -> Array:
+        """B μ₀, (..., N)."""
+
+    @abstractmethod
+    def condition(self, p: Array, y: Array) -> Marginals:
+        """The posterior of sites p, y̌ (..., N), each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Information(Engine):
+    """In precision form: P = Λ + Bᵀ diag(p) B.
+
+    Cost R³ (factor, inverse, one product) plus ``B.gram`` and ``B.quad``; sites may be negative as
+    long as P is positive definite.
+
+    Parameters
+    ----------
+    prior : Precision
+        Λ.
+    B : LinearMap
+        Latent vector to predictors.
+    mean : array (..., L), optional
+        μ₀, default 0.
+    like : array
+        Any array of the problem's device and dtype.
+    """
+
+    prior: Precision
+    B: LinearMap
+    like: Array
+    mean: Array | None = None
+
+    @property
+    def prior_mean(self) -> Array:
+        if self.mean is not None:
+            return self.B.apply(self.mean)
+        return backend.of(self.like).zeros((self.B.rows,))
+
+    def condition(self, p: Array, y: Array) -> Marginals:
+        pull = self.B.adjoint(y)
+        if self.mean is not None:
+            pull = pull + self.prior.apply(self.mean)
+        ok, kl, mu, C = from_natural(self.prior, self.prior.plus(self.B.gram(p)), pull, self.mean)
+        return Marginals(ok, kl, mu, self.B.apply(mu), self.B.quad(C))
+
+    def covariance(self, p: Array) -> tuple[Array, Array]:
+        """Σ and a root S with S Sᵀ = Σ, both (..., L, L), of the posterior with sites p."""
+        b = backend.of(p)
+        L, _ = b.factor(self.prior.plus(self.B.gram(p)))
+        root = b.xp.matrix_transpose(b.inverse_factor(L))
+        return root @ b.xp.matrix_transpose(root), root
+
+
+def from_natural(
+    prior: Precision, P: Array, pull: Array, mean: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """The Gaussian with Σ⁻¹ = P (..., L, L) and Σ⁻¹μ = ``pull`` (..., L) beside its prior.
+
+    Returns
+    -------
+    ok : bool array (...)
+        Whether P is positive definite.
+    kl : array (...)
+        The full divergence from N(``mean``, Λ⁻¹), nats.
+    mu : array (..., L)
+    C : array (..., L, L)
+        Σ.
+    """
+    b = backend.of(P)
+    xp = b.xp
+    L, ok = b.factor(P)
+    Ci = b.inverse_factor(L)
+    # C = Ciᵀ Ci: the inverse factor is lower, so its transpose comes first.
+    C = xp.matrix_transpose(Ci) @ Ci
+    mu = xp.squeeze(C @ pull[..., None], axis=-1)
+    delta = mu if mean is None else mu - mean
+    kl = 0.5 * (
+        xp.sum(delta * prior.apply(delta), axis=-1)
+        + prior.trace_product(C)
+        + 2.0 * xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
+        - prior.logdet()
+        - prior.size
+    )
+    return ok, kl, mu, C
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(Engine):
+    """In covariance form, B = I: K is never inverted.
+
+    With W = diag(p) and B_W = I + W^½ K W^½ (eigenvalues ≥ 1), Σ = K − VᵀV, V = L_B⁻¹W^½K; the
+    error of Σ is that of K's entries, whatever K's condition. Needs p ≥ 0: negative sites count
+    as 0. Cost n³/3 + n³ for the marginal variances.
+
+    Parameters
+    ----------
+    K : array (..., n, n)
+        Prior covariance, positive semi-definite.
+    mean : array (..., n) or (..., 1), optional
+        μ₀, default 0.
+
+    References
+    ----------
+    M. Opper, C. Archambeau, Neural Computation 21 (2009) 786–792; Rasmussen & Williams (2006),
+    eq. 3.27.
+    """
+
+    K: Array
+    mean: Array | None = None
+
+    @property
+    def prior_mean(self) -> Array:
+        b = backend.of(self.K)
+        zero = b.zeros((self.K.shape[-1],))
+        return zero if self.mean is None else zero + self.mean
+
+    def condition(self, p: Array, y: Array) -> Marginals:
+        b = backend.of(p)
+        xp = b.xp
+        p, root, L, ok = self.factor(p)
+        nu = self.weights(p, y, root, L)
+        shift = xp.squeeze(self.K @ nu[..., None], axis=-1)
+        mu = self.prior_mean + shift
+        V = b.solve_factor(L, root[..., :, None] * self.K)
+        v = xp.linalg.diagonal(self.K) - xp.sum(V * V, axis=-2)
+        v = xp.where(v < 0.0, 0.0, v)
+        # tr B_W⁻¹ = n − Σ p v: the trace costs nothing.
+        kl = 0.5 * (
+            xp.sum(nu * shift, axis=-1)
+            - xp.sum(p * v, axis=-1)
+            + 2.0 * xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
+        )
+        return Marginals(ok, kl, mu, mu, v)
+
+    def factor(self, p: Array) -> tuple[Array, Array, Array, Array]:
+        """p clipped at 0, W^½, the factor of B_W, and whether it exists."""
+        b = backend.of(p)
+        p = b.xp.where(p > 0.0, p, 0.0)
+        root = b.xp.sqrt(p)
+        n = self.K.shape[-1]
+        L, ok = b.factor(root[..., :, None] * self.K * root[..., None, :] + b.eye(n))
+        return p, root, L, ok
+
+    def weights(self, p: Array, y: Array, root: Array, L: Array) -> Array:
+        """ν = Λ(μ − μ₀), so that μ = μ₀ + K ν and a prediction's mean is μ₀ + k*ᵀν; (..., n)."""
+        b = backend.of(p)
+        pull = y - p * self.prior_mean
+        inner = root[..., None] * (self.K @ pull[..., None])
+        inner = b.solve_factor(L, b.solve_factor(L, inner), trans=True)
+        return pull - root * b.xp.squeeze(inner, axis=-1)
+
+
+__all__ = ["Covariance", "Engine", "Information", "Marginals", "from_natural"]

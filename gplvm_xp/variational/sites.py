@@ -1,0 +1,265 @@
+"""Fixed points and natural-gradient steps on the sites.
+
+One step moves the sites towards the expected curvature and slope of the likelihood,
+p ← (1−ρ)p + ρ s, y̌ ← (1−ρ)y̌ + ρ (s∘Bμ − r): a natural-gradient step of length ρ on the free
+energy (Khan & Lin 2017), and with ρ = 1 the fixed point of Opper & Archambeau (2009), which is a
+Newton step in the mean as well. The length is halved where the free energy would rise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.variational.engines import Engine, Marginals
+from gplvm_xp.variational.observations import Observations, Terms
+
+SiteStatus: TypeAlias = Literal[
+    "converged", "max_steps", "stopped", "interrupted", "time_limit", "failed"
+]
+
+
+class SiteProgress(NamedTuple):
+    """What a callback is told after each step; host numbers, arrays (...) for a batch."""
+
+    step: int
+    free_energy: np.ndarray
+    change: np.ndarray
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """The end of a fixed-point search.
+
+    Attributes
+    ----------
+    p, y : array (..., N)
+        Sites: curvature and slope.
+    mu : array (..., L)
+        Posterior mean of the latent vector.
+    m, v : array (..., N)
+        Marginal means and variances of B z (without the offset).
+    terms : Terms
+        Of the likelihood there.
+    free_energy : ndarray (...)
+        KL + expected negative log-likelihood, nats, all constants, on the host.
+    change : ndarray (...)
+        Largest change of m or v in the last accepted step.
+    steps, rejected : int ndarray (...)
+        Accepted steps and step lengths that were halved.
+    converged : bool ndarray (...)
+    status, message : str
+    free_energies : tuple of ndarray (...)
+        At the start and after each iteration.
+    """
+
+    p: Array
+    y: Array
+    mu: Array
+    m: Array
+    v: Array
+    terms: Terms
+    free_energy: np.ndarray
+    change: np.ndarray
+    steps: np.ndarray
+    rejected: np.ndarray
+    converged: np.ndarray
+    status: SiteStatus
+    message: str
+    free_energies: tuple[np.ndarray, ...]
+
+
+def fixed_point(
+    engine: Engine,
+    data: Observations,
+    *,
+    sites: tuple[Array, Array] | None = None,
+    tol: float = 1e-8,
+    max_steps: int = 500,
+    step_length: float = 1.0,
+    time_limit: float | None = None,
+    callback: Callable[[SiteProgress], bool | None] | None = None,
+) -> SiteResult:
+    """Find the optimal Gaussian posterior by fixed-point steps on the sites.
+
+    Parameters
+    ----------
+    engine : Engine
+        The prior, conditioned on sites.
+    data : Observations
+    sites : pair of arrays (..., N), optional
+        Where to start: p, y̌ of an earlier result. Default: the prior mean with the curvature of
+        the likelihood there.
+    tol : float
+        Converged where neither a marginal mean nor a variance changes by more than this in a full
+        step.
+    max_steps : int
+        Iterations, rejected ones included.
+    step_length : float
+        ρ, the longest step, in (0, 1].
+    time_limit, callback
+        As in :func:`gplvm_xp.optim.newton_krylov`.
+
+    Returns
+    -------
+    SiteResult
+        Of the best state, whatever ended the search. "failed" where no shorter step lowers the
+        free energy: go on with :class:`gplvm_xp.variational.FreeEnergy`.
+
+    Raises
+    ------
+    ValueError
+        If ``step_length`` is not in (0, 1].
+
+    Notes
+    -----
+    A batch runs in lock step, every problem with its own ρ. One wait for the device an iteration.
+    Convergence is linear; at the optimum p is the expected curvature s.
+    """
+    if not 0.0 < step_length <= 1.0:
+        raise ValueError(f"step_length={step_length!r} was given; expected a number in (0, 1]")
+    search = _Search(engine, data, tol, step_length)
+    status: SiteStatus = "interrupted"
+    message = "interrupted by the keyboard; the best state is kept"
+    try:
+        status, message = search.run(sites, max_steps, time_limit, callback)
+    except KeyboardInterrupt:
+        if not hasattr(search, "now"):
+            raise
+    return search.result(status, message)
+
+
+class _Now(NamedTuple):
+    """One state of the search."""
+
+    p: Array
+    y: Array
+    q: Marginals
+    terms: Terms
+    f: Array
+
+
+class _Search:
+    """Mutable, and alive no longer than the call."""
+
+    now: _Now
+
+    def __init__(self, engine: Engine, data: Observations, tol: float, longest: float) -> None:
+        self.engine, self.data, self.tol, self.longest = engine, data, tol, longest
+        self.b = backend.of(data.y)
+        self.history: list[np.ndarray] = []
+
+    # A step too far is a value: NumPy need not warn of the infinities on the way to it.
+    @np.errstate(all="ignore")
+    def run(
+        self,
+        sites: tuple[Array, Array] | None,
+        max_steps: int,
+        time_limit: float | None,
+        callback: Callable[[SiteProgress], bool | None] | None,
+    ) -> tuple[SiteStatus, str]:
+        b, xp = self.b, self.b.xp
+        began = time.perf_counter()
+        self.now = self._state(*(sites or self._start()))
+        f, lead = b.to_host(self.now.f), tuple(self.now.f.shape)
+        self.free_energy = f
+        self.change = np.full(lead, np.inf)
+        self.steps, self.rejected = np.zeros(lead, dtype=int), np.zeros(lead, dtype=int)
+        self.converged = np.zeros(lead, dtype=bool)
+        rho = np.full(lead, self.longest)
+        given_up = np.zeros(lead, dtype=bool)
+        for step in range(max_steps + 1):
+            self.history.append(self.free_energy)
+            elapsed = time.perf_counter() - began
+            if callback is not None and callback(
+                SiteProgress(step, self.free_energy, self.change, elapsed)
+            ):
+                return "stopped", "stopped by the callback"
+            if (self.converged | given_up).all():
+                break
+            if step == max_steps:
+                return "max_steps", f"max_steps={max_steps} reached"
+            if time_limit is not None and elapsed >= time_limit:
+                return "time_limit", f"time_limit={time_limit:g} s reached"
+            now = self.now
+            length = b.asarray(rho)[..., None]
+            p = (1.0 - length) * now.p + length * now.terms.s
+            aim = now.terms.s * now.q.m - now.terms.r
+            new = self._state(p, (1.0 - length) * now.y + length * aim)
+            moved = xp.maximum(
+                xp.max(xp.abs(new.q.m - now.q.m), axis=-1),
+                xp.max(xp.abs(new.q.v - now.q.v), axis=-1),
+            )
+            # Sums over many observations round; a rise within it is none.
+            slack = 1e3 * b.eps * (1.0 + xp.abs(now.f) + xp.abs(now.terms.value))
+            live = xp.asarray(~(self.converged | given_up), device=b.device)
+            better = live & xp.isfinite(new.f) & ~(new.f > now.f + slack)
+            host = b.to_host(xp.stack([xp.astype(better, b.dtype), new.f, moved]))
+            accepted = host[0, ...] > 0.5
+            self.now = new if accepted.all() else _choose(xp, better, new, now)
+            self.free_energy = np.where(accepted, host[1, ...], self.free_energy)
+            self.change = np.where(accepted, host[2, ...] / rho, self.change)
+            running = ~(self.converged | given_up)
+            self.steps = self.steps + accepted
+            self.rejected = self.rejected + (running & ~accepted)
+            self.converged = self.converged | (accepted & (self.change <= self.tol))
+            rho = np.where(accepted, np.minimum(2.0 * rho, self.longest), 0.5 * rho)
+            given_up = given_up | (running & ~accepted & (rho < 1e-8))
+        if given_up.any():
+            return "failed", (
+                f"{int(given_up.sum())} of {given_up.size} problems found no step that lowers the "
+                "free energy; their best states are kept"
+            )
+        return "converged", f"largest change of a marginal {np.max(self.change):.3g} <= tol"
+
+    def result(self, status: SiteStatus, message: str) -> SiteResult:
+        now = self.now
+        return SiteResult(
+            now.p, now.y, now.q.mu, now.q.m, now.q.v, now.terms, self.free_energy, self.change,
+            self.steps, self.rejected, self.converged, status, message, tuple(self.history),
+        )  # fmt: skip
+
+    # -- private ---------------------------------------------------------------------------------
+
+    def _start(self) -> tuple[Array, Array]:
+        """The prior's mean with the curvature that the likelihood has there: a finite start even
+        where the prior's own variance would overflow an exponential."""
+        xp = self.b.xp
+        shape = self.data.y.shape
+        m = xp.broadcast_to(self.engine.prior_mean, shape)
+        s = self.data.terms(m, xp.zeros_like(self.data.y)).s
+        s = xp.where(s > 0.0, s, 0.0)
+        return s, s * m
+
+    def _state(self, p: Array, y: Array) -> _Now:
+        xp = self.b.xp
+        q = self.engine.condition(p, y)
+        terms = self.data.terms(q.m, q.v)
+        f = q.kl + terms.value
+        return _Now(p, y, q, terms, xp.where(q.ok & xp.isfinite(f), f, xp.inf))
+
+
+def _choose(xp: object, mask: Array, new: _Now, old: _Now) -> _Now:
+    """New states where the mask says so, field by field."""
+
+    def pick(a: Array, c: Array) -> Array:
+        wide = mask if a.ndim == mask.ndim else mask[..., None]
+        return xp.where(wide, a, c)  # type: ignore[attr-defined]
+
+    return _Now(
+        pick(new.p, old.p),
+        pick(new.y, old.y),
+        Marginals(*(pick(a, c) for a, c in zip(new.q, old.q, strict=True))),
+        Terms(*(pick(a, c) for a, c in zip(new.terms, old.terms, strict=True))),
+        pick(new.f, old.f),
+    )
+
+
+__all__ = ["SiteProgress", "SiteResult", "SiteStatus", "fixed_point"]
