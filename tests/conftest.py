@@ -95,7 +95,9 @@ def _strict(dtype: str, device: str, flags: bool) -> Iterator[Callable[[Any], An
     context: AbstractContextManager[Any] = nullcontext()
     if flags:
         context = xp.ArrayAPIStrictFlags(
-            boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=("linalg", "fft")
+            boolean_indexing=False,
+            data_dependent_shapes=False,
+            enabled_extensions=("linalg", "fft"),
         )
     kind, place = getattr(xp, dtype), xp.Device(device)
     with context:

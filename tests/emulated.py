@@ -119,6 +119,8 @@ class EmuNamespace:
             if name in self._waiting:
                 raise HiddenWaitError(f"{name} waits for the device, its shape depends on the data")
             args = tuple(_unwrap(a) for a in args)
+            if isinstance(kwargs.get("device"), EmuDevice):
+                kwargs["device"] = "cpu"
             return _wrap(found(*args, **{k: _unwrap(v) for k, v in kwargs.items()}))
 
         # The library under test is asked for values only, as a GPU would silently produce them.
@@ -146,6 +148,18 @@ def _quiet(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 NAMESPACE = EmuNamespace(array_api_compat.numpy, "emulated")
+
+
+class EmuDevice:
+    """Equal to its like and, as CuPy's, without a hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EmuDevice)
+
+    def __repr__(self) -> str:
+        return "<device emulated>"
 
 
 # -- the backend -----------------------------------------------------------------------------------
@@ -212,7 +226,7 @@ def emulated_backend(
 ) -> CudaBackend:
     """The GPU backend on the CPU; small leaves, so that small problems recurse."""
     return CudaBackend(
-        NAMESPACE, "cpu", np.dtype(dtype), _launcher(), host_blas(),
+        NAMESPACE, EmuDevice(), np.dtype(dtype), _launcher(), host_blas(),
         runtime or EmuRuntime(), leaf, leaf,
     )  # fmt: skip
 
@@ -239,9 +253,11 @@ def emulated_arrays(runtime: EmuRuntime | None = None, leaf: int = 48) -> Iterat
     runtime = runtime or EmuRuntime()
     table = backend_module._FACTORIES
     before = table.get(EmuArray)
-    table[EmuArray] = lambda a: emulated_backend(a.dtype, runtime, leaf)
+    # One backend for each dtype, as on a GPU.
+    made = functools.cache(lambda dtype: emulated_backend(dtype, runtime, leaf))
+    table[EmuArray] = lambda a: made(a.dtype)
     try:
-        yield emulated_backend(np.float64, runtime, leaf)
+        yield made(np.dtype(np.float64))
     finally:
         if before is None:
             del table[EmuArray]

@@ -234,6 +234,7 @@ def test_the_compiler_checks_a_type():
             "dimension is not below Q",
         ),
         (CudaPair("Periodic<2>", (), 4), "one lengthscale, or one for each"),
+        (CudaPair("Hexagonal", (), 4), "two dimensions"),
     ]:
         f = Fused(EmulatedLauncher(), PoisonedNumpy, code, 3, np.float64)
         with pytest.raises(RuntimeError, match=text):

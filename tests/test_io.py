@@ -78,6 +78,7 @@ TREES = [
     kernels.Linear((1.0, 0.5)),
     kernels.Polynomial(0.5, 1.0, degree=3),
     kernels.Periodic(1.0, 1.2, 3.0) + kernels.RBF(),
+    kernels.Hexagonal(1.0, 2.0, -0.3, 1.5, fixed=("orientation",)),
     kernels.RBF() + kernels.Constant(0.3) + kernels.White(0.1, fixed=("variance",)),
     kernels.RBF() * kernels.Linear(),
     2.5 * kernels.RBF() + kernels.ActiveDims(kernels.Matern52(lengthscale=(0.4,)), (1,)),

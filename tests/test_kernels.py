@@ -15,6 +15,7 @@ from gplvm_xp.kernels import (
     RBF,
     ActiveDims,
     Constant,
+    Hexagonal,
     Kernel,
     Linear,
     Matern32,
@@ -44,6 +45,7 @@ LEAVES = {
     "polynomial-3": Polynomial(0.5, 0.7, degree=3),
     "periodic": Periodic(1.1, 0.9, 2.3),
     "periodic-ard": Periodic(1.1, ARD, 2.3),
+    "hexagonal": ActiveDims(Hexagonal(1.1, 2.3, -0.4, 1.7), (2, 0)),
     "constant": Constant(0.4),
     "white": White(0.3),
 }
@@ -182,6 +184,17 @@ def explicit(kernel, x, z, same):
         case Polynomial():
             dot = math.fsum(x[a] * z[a] for a in range(x.size))
             return kernel.variance * (dot + kernel.bias) ** kernel.degree
+        case Hexagonal():
+            d = x - z
+            number = 4.0 * math.pi / (math.sqrt(3.0) * kernel.period)
+            waves = math.fsum(
+                math.cos(number * (d[0] * math.cos(a) + d[1] * math.sin(a)))
+                for a in (kernel.orientation + j * math.pi / 3.0 for j in range(3))
+            )
+            return (
+                kernel.variance * waves / 3.0
+                * math.exp(-0.5 * math.fsum(d**2) / kernel.lengthscale**2)
+            )  # fmt: skip
     ell = np.broadcast_to(kernel.lengthscale, x.shape)
     if isinstance(kernel, Periodic):
         total = math.fsum(
@@ -265,6 +278,14 @@ def torch_gram(torch, kernel, theta, X, Z):
                 variance, bias = take(2)
                 return variance * torch.pow(torch.einsum("ia,ja->ij", X, Z) + bias, kernel.degree)
         difference = X[:, None, :] - Z[None, :, :]
+        if isinstance(kernel, Hexagonal):
+            variance, period, orientation, ell = take(4)
+            waves = 0.0
+            for j in range(3):
+                a = orientation + j * torch.pi / 3.0
+                u = difference[..., 0] * torch.cos(a) + difference[..., 1] * torch.sin(a)
+                waves = waves + torch.cos(4.0 * torch.pi / (3.0**0.5 * period) * u)
+            return variance * waves / 3.0 * torch.exp(-0.5 * (difference**2).sum(-1) / ell**2)
         if isinstance(kernel, Periodic):
             variance, ell, period = take(1)[0], take(np.size(kernel.lengthscale)), take(1)[0]
             phase = torch.sin(torch.pi * difference / period) / ell
@@ -311,6 +332,66 @@ def test_pullback_against_autograd(name, given):
     for a, leaf in zip(got, leaves, strict=True):
         want = np.zeros(a.shape) if leaf.grad is None else leaf.grad.numpy()
         np.testing.assert_allclose(a, want, rtol=1e-11, atol=1e-12 * max(1.0, np.abs(want).max()))
+
+
+# -- the hexagonal kernel --------------------------------------------------------------------------
+
+
+def test_hexagonal_in_the_plane(case):
+    check_kernel(Hexagonal(0.8, 1.9, 0.3, 1.2), 2, make=case.asarray, dtype=case.dtype)
+
+
+def test_hexagonal_fields_are_a_period_apart():
+    """Without the envelope the kernel is σ² at the points of the triangular grid and less else."""
+    kernel = Hexagonal(2.0, 0.7, 0.25, 1e9)
+    theta = kernel.theta()
+    turn = 0.25 + np.pi / 6.0 + np.pi / 3.0 * np.arange(6)
+    neighbours = 0.7 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    k = kernel.gram(theta, np.zeros((1, 2)), neighbours)
+    np.testing.assert_allclose(k, 2.0, rtol=1e-12)
+    # Nothing nearer comes close: the first ring of maxima is that one.
+    radius, angle = np.meshgrid(np.linspace(0.14, 0.63, 60), np.linspace(0.0, 2.0 * np.pi, 180))
+    inside = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1, 2)
+    assert kernel.gram(theta, np.zeros((1, 2)), inside).max() < 1.75
+    # The centres of the triangles are the minima, −½ of the maximum.
+    centres = 0.7 / np.sqrt(3.0) * np.stack([np.cos(turn + np.pi / 6), np.sin(turn + np.pi / 6)], 1)
+    k = kernel.gram(theta, np.zeros((1, 2)), centres)
+    np.testing.assert_allclose(k, -1.0, rtol=1e-12)
+
+
+def test_hexagonal_repeats_every_sixth_of_a_turn_and_turns_with_its_orientation():
+    X = np.random.default_rng(2).standard_normal((7, 2))
+    kernel = Hexagonal(1.0, 1.3, 0.2, 2.0)
+    K = kernel.gram(kernel.theta(), X)
+    for turns in (-1, 1, 5):
+        other = dataclasses.replace(kernel, orientation=0.2 + turns * np.pi / 3.0)
+        np.testing.assert_allclose(other.gram(other.theta(), X), K, atol=1e-13)
+    c, s = np.cos(0.35), np.sin(0.35)
+    rotated = X @ np.array([[c, s], [-s, c]])
+    other = dataclasses.replace(kernel, orientation=0.55)
+    np.testing.assert_allclose(other.gram(other.theta(), rotated), K, atol=1e-13)
+
+
+def test_hexagonal_keeps_its_digits_far_from_the_origin():
+    X = np.random.default_rng(4).integers(-64, 64, (6, 2)) / 64.0
+    kernel = Hexagonal(1.0, 0.3, 0.1, 0.7)
+    near, far = kernel.gram(kernel.theta(), X), kernel.gram(kernel.theta(), X + 2.0**20)
+    np.testing.assert_allclose(far, near, atol=1e-13)
+
+
+def test_hexagonal_refuses():
+    with pytest.raises(ValueError, match=r"takes inputs of 2 dimensions and these have 3.*Active"):
+        check_kernel(Hexagonal(), 3)
+    with pytest.raises(ValueError, match=r"hexagonal.period starts at -1.0; positive"):
+        Hexagonal(period=-1.0)
+    with pytest.raises(ValueError, match=r"hexagonal.orientation starts at nan; finite"):
+        Hexagonal(orientation=np.nan)
+    with pytest.raises(ValueError, match=r"fixed names .'x'.*'orientation'"):
+        Hexagonal(fixed=("x",))
+    kernel = Hexagonal(orientation=-2.0, fixed=("orientation",))
+    assert [(block.transform, block.fixed) for block in kernel.blocks()] == [
+        ("log", False), ("log", False), ("identity", True), ("log", False),
+    ]  # fmt: skip
 
 
 # -- the suite catches errors ----------------------------------------------------------------------

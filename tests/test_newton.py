@@ -23,16 +23,12 @@ class Rosenbrock:
         return self.xp.concat([head, zero], axis=-1) + self.xp.concat([zero, tail], axis=-1)
 
     def gradient(self):
-        return self._join(
-            -400.0 * self.head * self.a - 2.0 * (1.0 - self.head), 200.0 * self.a
-        )
+        return self._join(-400.0 * self.head * self.a - 2.0 * (1.0 - self.head), 200.0 * self.a)
 
     def hvp(self, u):
         head, tail = u[..., :-1], u[..., 1:]
         da = tail - 2.0 * self.head * head
-        return self._join(
-            -400.0 * (head * self.a + self.head * da) + 2.0 * head, 200.0 * da
-        )
+        return self._join(-400.0 * (head * self.a + self.head * da) + 2.0 * head, 200.0 * da)
 
     def precondition(self, u):
         return u

@@ -207,14 +207,14 @@ def test_kept_frequencies_are_pairs_with_the_constant(case):
     assert Hartley.of_spectrum(np.ones((1,)), 0.1).cols == 1
 
 
-@NUMPY
-def test_hartley_of_one_plan_serves_many_calls(case, monkeypatch):
+def test_hartley_of_one_plan_serves_many_calls(case):
+    """Also where a device has no hash, as CuPy's."""
     from gplvm_xp.operators import hartley
 
     B = Hartley((5, 4), frequencies((5, 4)))
-    B.gram(np.ones(20))
+    B.gram(case.asarray(np.ones(20)))
     made = hartley._plan.cache_info().misses
-    B.gram(np.ones((2, 20)))
+    B.gram(case.asarray(np.ones((2, 20))))
     assert hartley._plan.cache_info().misses == made
 
 
@@ -562,7 +562,7 @@ def test_every_operator_is_final_and_frozen():
                  Circulant, Toeplitz):  # fmt: skip
         assert dataclasses.is_dataclass(kind)
         assert kind.__dataclass_params__.frozen
-        assert not kind.__subclasses__()
+        assert not [k for k in kind.__subclasses__() if k.__module__ == kind.__module__]
         if kind is not Toeplitz:
             assert issubclass(kind, LinearMap | Precision)
 

@@ -16,6 +16,7 @@ from gplvm_xp.kernels import (
     RBF,
     ActiveDims,
     Constant,
+    Hexagonal,
     Linear,
     Matern32,
     Matern52,
@@ -31,7 +32,7 @@ from gplvm_xp.priors import Gamma, Gaussian, LogNormal
 KERNELS = {
     "leaves": RBF(1.0, (0.8, 1.1)) + Matern32() + Matern52() + RationalQuadratic(),
     "products": Linear() * Polynomial() + Periodic() * Constant(0.5) + White(0.1),
-    "parts": 0.7 * ActiveDims(RBF(), (1,)) + ActiveDims(Linear(), (0,)),
+    "parts": 0.7 * ActiveDims(RBF(), (1,)) + ActiveDims(Linear(), (0,)) + Hexagonal(),
 }
 PRIORS = {
     "leaves": {"rbf.lengthscale": LogNormal(), "noise": Gamma()},

@@ -17,7 +17,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.estimators._data import on_host, to_like
-from gplvm_xp.estimators._targets import BINARY, chosen, host
+from gplvm_xp.estimators._targets import BINARY, chosen, host, signed
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.variational import DenseEvidence, DensePosterior, Observations
@@ -88,8 +88,9 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
 
     @available_if(_classifies)
     def decision_function(self, X: Array) -> Array:
-        """Mean of the latent function, (m,); positive where the second class is likelier."""
-        return self.latent(X, return_var=False)
+        """Log odds of the second class, (m,): positive where it is likelier."""
+        logs = self.predict_log_proba(X)
+        return logs[:, 1] - logs[:, 0]
 
     def log_score(self, X: Array, y: Array, *, exposure: Any = None) -> float:
         """Mean log predictive probability (density) of y at X, nats; larger is better."""
@@ -172,7 +173,7 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             tags.estimator_type = "regressor"
             tags.regressor_tags = RegressorTags()
             tags.target_tags.multi_output = True
-            tags.target_tags.positive_only = not _signed(self)
+            tags.target_tags.positive_only = not signed(chosen(self.likelihood))
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,11 +232,6 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         b = self._backend
         mean, _ = self.likelihood_.predict(b.asarray(m), b.asarray(v))
         return np.asarray(b.to_host(mean), dtype=np.float64)
-
-
-def _signed(model: Any) -> bool:
-    name = chosen(model.likelihood).name
-    return name in ("gaussian", "student_t")
 
 
 __all__ = ["FittedGP"]

@@ -25,7 +25,10 @@ from gplvm_xp.variational.grid import spectrum
 # Cells at opposite edges of a domain see each other around the back with less than this part of
 # the prior variance.
 REACH = 0.01
-ROUNDS, MOST_ROUNDS = 5, 30
+# A round ends where the kernel needs this part more frequencies than there are; the next begins
+# where it needs at most that part more.
+SLACK, GROWTH = 0.1, 0.25
+MOST_ROUNDS = 40
 _NAME = "LogGaussianCoxProcess"
 
 Told: TypeAlias = Callable[[Progress], bool | None] | None
@@ -107,16 +110,12 @@ class _Search:
         return self.plan.optimize and self.evidence.layout.size > 0
 
     def _rounds(self, told: Told) -> None:
-        settled = 0
         for _ in range(MOST_ROUNDS):
-            ended, outgrown = self._round(told)
-            settled += ended == "converged"
-            changed = self._choose()
-            if not outgrown and (ended != "converged" or not changed or settled == ROUNDS):
-                return
-            if self.steps >= self.plan.max_iter:
-                self.status, self.message = "max_steps", f"max_iter={self.plan.max_iter} reached"
-                return
+            again = self._round(told)
+            if not again or self.steps >= self.plan.max_iter:
+                break
+        if again:
+            self.status, self.message = "max_steps", f"{self.steps} steps were taken"
 
     def _build(self, shape: tuple[int, ...]) -> None:
         b, plan = self.b, self.plan
@@ -134,24 +133,8 @@ class _Search:
         _require_memory(b, self.evidence)
         self.x = self.evidence.start()
 
-    def _choose(self) -> bool:
-        """Padding and frequencies for the present kernel; whether that changed the model."""
-        before = self.evidence.shape
-        needed = padded_shape(self.kernel, self.data.grid, self.plan.periodic)
-        shape = tuple(max(n, m) for n, m in zip(needed, before, strict=True))
-        if shape == before:
-            changed = self.evidence.retain(self.kernel)
-            _require_memory(self.b, self.evidence)
-            return changed
-        self._build(shape)
-        return True
-
-    def _round(self, told: Told) -> tuple[str, bool]:
-        """One minimisation at fixed frequencies; how it ended, and whether they were outgrown.
-
-        Where the present kernel needs many others, the objective is that of another model: a
-        truncated spectrum that is too narrow for the data runs away to ever shorter lengthscales.
-        """
+    def _round(self, told: Told) -> bool:
+        """One minimisation at fixed frequencies; whether another one has to follow."""
         evidence, plan, done, first = self.evidence, self.plan, self.steps, self.x
         left, outgrown = None, False
         if plan.time_limit is not None:
@@ -162,7 +145,7 @@ class _Search:
             elapsed = time.perf_counter() - self.began
             if told is not None and told(p._replace(step=p.step + done, elapsed=elapsed)):
                 return True
-            outgrown = self._missing(p.x) > 0.1 * evidence.basis.cols
+            outgrown = self._missing(p.x) > SLACK * evidence.basis.cols
             return outgrown
 
         result = minimise(
@@ -179,32 +162,53 @@ class _Search:
                 f"the free energy can't be evaluated at the start ({result.message}); give other "
                 "starting values of the kernel, for example a smaller variance"
             )
-        self.x = result.x
-        if outgrown:
-            length = 1.0
-            while length > 0.01 and self._missing(self.x) > evidence.basis.cols:
-                length *= 0.5
-                self.x = first + length * (result.x - first)
         self.values += result.values
         self.steps += result.steps
         self.status, self.message = result.status, result.message
-        values = self._values(self.x)
+        self._go_to(result.x)
+        if not outgrown and result.status != "converged":
+            return False
+        if outgrown:
+            # Little by little: with too few frequencies the lengthscale runs away to short ones.
+            length = 1.0
+            while length > 0.01 and self._missing(self.x) > GROWTH * evidence.basis.cols:
+                length *= 0.7
+                self._go_to(first + length * (result.x - first))
+        return self._choose_anew(outgrown)
+
+    def _go_to(self, x: Array) -> None:
+        self.x, values = x, self._values(x)
         self.kernel = self.kernel.with_theta(_flat(self.kernel, values))
         self.likelihood = self.likelihood.with_theta(_flat(self.likelihood, values))
         self.mean = np.asarray(values["mean"])
-        return result.status, outgrown
+
+    def _choose_anew(self, outgrown: bool) -> bool:
+        """Padding and frequencies of the present kernel, where those in use don't suit it; whether
+        they were changed."""
+        inner = np.array(self.data.grid.shape)
+        needed = padded_shape(self.kernel, self.data.grid, self.plan.periodic)
+        if np.any(np.array(needed) - inner > (1.0 + GROWTH) * (np.array(self.evidence.shape) - inner)):
+            self._build(needed)
+            return True
+        many = 2 * self._needed(self.x).cols < self.evidence.basis.cols
+        changed = (outgrown or many) and self.evidence.retain(self.kernel)
+        _require_memory(self.b, self.evidence)
+        return changed
+
+    def _needed(self, x: Array) -> Hartley:
+        """The frequencies that the kernel at x needs."""
+        b, evidence = self.b, self.evidence
+        theta = b.asarray(_flat(self.kernel, self._values(x)))
+        s = b.to_host(spectrum(self.kernel, theta, evidence.where, evidence.shape))
+        return Hartley.of_spectrum(s.reshape(evidence.shape), evidence.threshold)
+
+    def _missing(self, x: Array) -> int:
+        """How many frequencies that the kernel at x needs are not retained."""
+        return np.count_nonzero(~np.isin(self._needed(x).places, self.evidence.basis.places))
 
     def _values(self, x: Array) -> dict[str, np.ndarray]:
         named = self.evidence.named(x)
         return {k: np.asarray(self.b.to_host(a), dtype=np.float64) for k, a in named.items()}
-
-    def _missing(self, x: Array) -> int:
-        """How many frequencies that the kernel at x needs are not retained."""
-        b, evidence = self.b, self.evidence
-        theta = _flat(self.kernel, self._values(x))
-        s = b.to_host(spectrum(self.kernel, b.asarray(theta), evidence.where, evidence.shape))
-        needed = Hartley.of_spectrum(s.reshape(evidence.shape), evidence.threshold)
-        return np.count_nonzero(~np.isin(needed.places, evidence.basis.places))
 
 
 def _flat(owner: Any, values: dict[str, np.ndarray]) -> np.ndarray:

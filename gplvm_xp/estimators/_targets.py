@@ -37,6 +37,11 @@ class Targets:
     exposure: np.ndarray | None
     classes: np.ndarray | None
 
+    def kept(self, rows: np.ndarray) -> Targets:
+        """Those of some rows, a mask."""
+        w, e = (None if a is None else a[rows] for a in (self.weights, self.exposure))
+        return Targets(self.y[..., rows], w, e, self.classes)
+
 
 def chosen(likelihood: Any) -> Likelihood:
     """The likelihood that an argument names.
@@ -68,7 +73,7 @@ def targets(likelihood: Likelihood, y: Any, n: int, weights: Any, exposure: Any)
     """
     w = _per_row(weights, n, "sample_weight")
     if w is not None and not w.any():
-        raise ValueError("sample_weight is 0 everywhere; expected at least one positive weight")
+        raise ValueError("every sample_weight is zero; expected at least one positive weight")
     e = _per_row(exposure, n, "exposure")
     if isinstance(likelihood, BINARY):
         check_classification_targets(y)
@@ -96,15 +101,27 @@ def host(y: Any) -> Any:
     return backend.of(y).to_host(y) if backend.is_array(y) else y
 
 
+def signed(likelihood: Likelihood) -> bool:
+    """Whether targets are real numbers of any sign."""
+    return isinstance(likelihood, Gaussian | StudentT)
+
+
 def started(likelihood: Any, t: Targets) -> Likelihood:
     """The likelihood with starting values that suit the data, where a name left them open."""
     found = chosen(likelihood)
-    spread = float(np.var(t.y)) or 1.0
+    spread = variance(t)
     if isinstance(likelihood, str) and isinstance(found, Gaussian):
         return Gaussian(0.1 * spread)
     if isinstance(likelihood, str) and isinstance(found, StudentT):
         return found.with_theta(_replaced(found, "scale", np.sqrt(0.1 * spread)))  # type: ignore[return-value]
     return found
+
+
+def variance(t: Targets) -> float:
+    """Weighted variance of the targets; 1 where they are constant."""
+    centre = np.average(t.y, axis=-1, weights=t.weights)
+    away = (t.y - centre[..., None]) ** 2
+    return float(np.mean(np.average(away, axis=-1, weights=t.weights))) or 1.0
 
 
 def starting_mean(likelihood: Likelihood, t: Targets) -> np.ndarray:
@@ -146,4 +163,14 @@ def _replaced(likelihood: Likelihood, name: str, value: float) -> np.ndarray:
     return np.asarray(values)
 
 
-__all__ = ["BINARY", "Targets", "chosen", "host", "started", "starting_mean", "targets"]
+__all__ = [
+    "BINARY",
+    "Targets",
+    "chosen",
+    "host",
+    "signed",
+    "started",
+    "starting_mean",
+    "targets",
+    "variance",
+]

@@ -188,7 +188,7 @@ class LogGaussianCoxProcess(FittedRates):
         threshold: float = 0.01,
         max_frequencies: int = 3000,
         max_iter: int = 50,
-        tol: float = 1e-6,
+        tol: float = 1e-4,
         time_limit: float | None = None,
         callback: Callable[[Progress], bool | None] | None = None,
         progress: bool = False,

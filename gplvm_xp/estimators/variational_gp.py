@@ -21,9 +21,11 @@ from gplvm_xp.estimators._targets import (
     Targets,
     chosen,
     host,
+    signed,
     started,
     starting_mean,
     targets,
+    variance,
 )
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.likelihoods import Likelihood
@@ -140,7 +142,7 @@ class VariationalGP(FittedGP):
         optimize: bool = True,
         max_iter: int = 100,
         tol: float = 1e-4,
-        jitter: float = 1e-8,
+        jitter: float = 1e-10,
         time_limit: float | None = None,
         callback: Callable[[Progress], bool | None] | None = None,
         progress: bool = False,
@@ -200,6 +202,9 @@ class VariationalGP(FittedGP):
             y_numeric=not isinstance(likelihood, BINARY),
         )
         t = targets(likelihood, y, A.shape[0], sample_weight, exposure)
+        if t.weights is not None and not t.weights.all():
+            # They say nothing, and cost n³.
+            A, t = A[t.weights > 0], t.kept(t.weights > 0)
         likelihood = started(self.likelihood, t)
         kernel = _starting_kernel(likelihood, A, t) if self.kernel is None else self.kernel
         if not isinstance(kernel, Kernel):
@@ -266,9 +271,9 @@ def _flat(owner: Any, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def _starting_kernel(likelihood: Likelihood, X: np.ndarray, t: Targets) -> Kernel:
     """An RBF whose lengthscale is the root mean square distance of two rows."""
-    width = float(np.sqrt(2.0 * np.sum(np.var(X, axis=0)))) or 1.0
-    variance = float(np.var(t.y)) if likelihood.name in ("gaussian", "student_t") else 1.0
-    return RBF(variance or 1.0, width)
+    centre = np.average(X, axis=0, weights=t.weights)
+    spread = np.sum(np.average((X - centre) ** 2, axis=0, weights=t.weights))
+    return RBF(variance(t) if signed(likelihood) else 1.0, float(np.sqrt(2.0 * spread)) or 1.0)
 
 
 __all__ = ["VariationalGP"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gplvm_xp.kernels.base import Kernel
 from gplvm_xp.kernels.compose import ActiveDims, Product, Scale, Sum
+from gplvm_xp.kernels.hexagonal import Hexagonal
 from gplvm_xp.kernels.linear import Linear
 from gplvm_xp.kernels.periodic import Periodic
 from gplvm_xp.kernels.polynomial import Polynomial
@@ -15,6 +16,7 @@ __all__ = [
     "RBF",
     "ActiveDims",
     "Constant",
+    "Hexagonal",
     "Kernel",
     "Linear",
     "Matern32",

@@ -307,8 +307,10 @@ def per_dimension(value: float | Sequence[float] | np.ndarray) -> float | tuple[
     return float(array) if array.ndim == 0 else flat_numbers(array)
 
 
-def leaf_blocks(kernel: Any, *fields: str, many: str = "") -> tuple[Block, ...]:
+def leaf_blocks(kernel: Any, *fields: str, many: str = "", real: str = "") -> tuple[Block, ...]:
     """The blocks of a leaf: ``kernel.field`` as ``name.field``, held where ``fixed`` has it.
+
+    All are positive but the field named ``real``, which may be any finite number.
 
     Raises
     ------
@@ -322,7 +324,13 @@ def leaf_blocks(kernel: Any, *fields: str, many: str = "") -> tuple[Block, ...]:
     if unknown:
         raise ValueError(f"fixed names {unknown}; {name} has {list(fields)}")
     blocks = tuple(
-        Block(f"{name.lower()}.{f}", getattr(kernel, f), fixed=f in fixed) for f in fields
+        Block(
+            f"{name.lower()}.{f}",
+            getattr(kernel, f),
+            "identity" if f == real else "log",
+            fixed=f in fixed,
+        )
+        for f in fields
     )
     for field, block in zip(fields, blocks, strict=True):
         if field != many and block.value.ndim:

@@ -56,11 +56,9 @@ class Likelihood(ABC):
         Whether ln p is concave in f, so that expected curvatures are never negative.
     normalised : bool
         Whether p sums to 1 over y, so that a free energy bounds the evidence.
-    rule : {"gauss-hermite", "equispaced"}
-        How averages are taken: the second where ln p has poles near the real axis and grows slower
-        than an exponential.
     nodes : int
-        Nodes of that rule; a field of those likelihoods that use it.
+        Order of the Gauss-Hermite rule, see :func:`gplvm_xp.likelihoods.quadrature.rule`; a field
+        of those likelihoods that use it.
     fixed : tuple of str
         Hyperparameters that a fit leaves alone; a field of those that have any.
     """
@@ -69,16 +67,15 @@ class Likelihood(ABC):
     parameters: ClassVar[tuple[str, ...]] = ()
     log_concave: ClassVar[bool] = True
     normalised: ClassVar[bool] = True
-    rule: ClassVar[quadrature.Rule] = "gauss-hermite"
-    nodes: int = 32
+    nodes: int = 180
     fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.blocks()
         if not (isinstance(self.nodes, int) and 2 <= self.nodes <= quadrature.MOST_NODES):
             raise ValueError(
-                f"{type(self).__name__} got nodes={self.nodes!r}; expected a whole number of "
-                f"quadrature nodes from 2 to {quadrature.MOST_NODES}"
+                f"{type(self).__name__} got nodes={self.nodes!r}; expected a whole number from "
+                f"2 to {quadrature.MOST_NODES}"
             )
 
     # -- contract: a new likelihood implements these ---------------------------------------------
@@ -228,11 +225,11 @@ class Likelihood(ABC):
         ℓ_vv = ¼ Σ ω [x² ∂²/v − x ∂/v^(3/2)], so that line searches and Newton steps see one
         function. They cancel as v → 0, so that for v < 0.05 width² the averages of ½∂², ½∂³, ¼∂⁴
         stand in; there the two differ by less than rounding (derivations/likelihoods.md). Cost:
-        nodes · N evaluations of :meth:`varying` and :meth:`derivatives`; memory O(N).
+        evaluations of :meth:`varying` and :meth:`derivatives`; memory O(N).
         """
         xp = backend.of(m).xp
         value = d1 = d2 = d3 = d4 = xd1 = xd2 = xxd2 = xp.zeros_like(m)
-        for f, w in quadrature.along(m, v, self.rule, self.nodes, powers=3):
+        for f, w in quadrature.along(m, v, self.nodes, powers=3):
             value = value + xp.tensordot(w[0, :], self.varying(y, f, theta, exposure), axes=1)
             first, second, third, fourth = self.derivatives(y, f, theta, exposure)
             one = xp.tensordot(w[:2, :], first, axes=1)
@@ -268,7 +265,7 @@ class Likelihood(ABC):
         total = b.zeros((len(self.parameters), *m.shape))
         if not self.parameters:
             return total
-        for f, w in quadrature.along(m, v, self.rule, self.nodes):
+        for f, w in quadrature.along(m, v, self.nodes):
             slopes = self.varying_theta(y, f, theta, exposure)
             total = total + b.xp.tensordot(w[0, :], slopes, axes=((0,), (1,)))
         return total + self.constant_theta(b.xp.broadcast_to(y, m.shape), theta, exposure)
@@ -282,7 +279,7 @@ class Likelihood(ABC):
         # Deviations from a value in the middle, because the variance is a difference of squares.
         middle, _ = self.moments(m, theta, exposure)
         first = second = spread = xp.zeros_like(m)
-        for f, w in quadrature.along(m, v, self.rule, self.nodes):
+        for f, w in quadrature.along(m, v, self.nodes):
             mean, variance = self.moments(f, theta, exposure)
             away = mean - middle
             first = first + xp.tensordot(w[0, :], away, axes=1)

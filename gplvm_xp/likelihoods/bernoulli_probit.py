@@ -9,7 +9,7 @@ import numpy as np
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
-from gplvm_xp.likelihoods import _checks, quadrature
+from gplvm_xp.likelihoods import _checks
 from gplvm_xp.likelihoods._special import log_ndtr_derivatives
 from gplvm_xp.likelihoods.base import Likelihood
 
@@ -24,13 +24,13 @@ class BernoulliProbit(Likelihood):
     Parameters
     ----------
     nodes : int
-        Quadrature nodes. 64 give the curvature to 1e-9 for v ≤ 10.
+        Order of the quadrature. 180 (80 evaluations) gives the curvature to 1e-9 for v ≤ 10, and
+        20 to 1e-8 for v ≤ 1.
     """
 
-    nodes: int = 64
+    nodes: int = 180
 
     name: ClassVar[str] = "probit"
-    rule: ClassVar[quadrature.Rule] = "equispaced"
 
     def check(self, y: np.ndarray, exposure: np.ndarray | None = None) -> None:
         _checks.labels(y)

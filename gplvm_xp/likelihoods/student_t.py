@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,20 +35,20 @@ class StudentT(Likelihood):
     scale : float
         τ, in units of y; block ``student_t.scale``. The variance is τ² ν/(ν − 2) where ν > 2.
     nodes : int
-        Quadrature nodes. 128 give ℓ to 1e-8 and the curvature to 1e-6 for v ≤ 5 ν τ².
+        Order of the quadrature. 450 (128 evaluations) gives ℓ to 1e-8 and the curvature, in units
+        of 1/τ², to 1e-6 for v ≤ 5 ν τ².
     fixed : tuple of str
         Of "df" and "scale" what a fit leaves alone.
     """
 
     df: float = 4.0
     scale: float = 1.0
-    nodes: int = 128
+    nodes: int = 450
     fixed: tuple[str, ...] = ()
 
     name: ClassVar[str] = "student_t"
     parameters: ClassVar[tuple[str, ...]] = ("df", "scale")
     log_concave: ClassVar[bool] = False
-    rule: ClassVar[quadrature.Rule] = "equispaced"
 
     def check(self, y: np.ndarray, exposure: np.ndarray | None = None) -> None:
         _checks.numbers("y", y)
@@ -156,20 +157,18 @@ class StudentT(Likelihood):
         low = -(xp.where(outlier > 0.0, outlier, 0.0) + 2.0 * nats / k + 2.0 * xp.sqrt(nats / k))
         high = xp.log1p(2.0 * xp.sqrt(nats / df) + 2.0 * nats / df)
         half = 0.5 * df
-        top, total = xp.zeros_like(m) + xp.finfo(m.dtype).min, xp.zeros_like(m)
-        places = np.linspace(0.0, 1.0, _MIXTURE_NODES)
-        for place in quadrature.columns(m, places):
-            u = low + (high - low) * place
-            variance = v + noise * xp.exp(-u)
-            value = half * (u - xp.expm1(u)) - 0.5 * (xp.log(variance) + error * error / variance)
-            higher = xp.max(value, axis=0)
-            higher = xp.where(higher > top, higher, top)
-            total = total * xp.exp(top - higher) + xp.sum(xp.exp(value - higher), axis=0)
-            top = higher
+
+        def parts() -> Iterator[Array]:
+            for place in quadrature.columns(m, np.linspace(0.0, 1.0, _MIXTURE_NODES)):
+                u = low + (high - low) * place
+                variance = v + noise * xp.exp(-u)
+                penalty = xp.log(variance) + error * error / variance
+                yield half * (u - xp.expm1(u)) - 0.5 * penalty
+
         spacing = (high - low) / (_MIXTURE_NODES - 1)
         # (ν/2)^(ν/2) e^(−ν/2)/Γ(ν/2), and 1/√2π of the Gaussians.
         constant = -log_gamma_rest(b, half) - 0.5 * math.log(2.0 * math.pi)
-        return top + xp.log(total * spacing) + constant
+        return quadrature.log_sum(m, parts()) + xp.log(spacing) + constant
 
     def _values(self, b: Backend, theta: Array | None) -> tuple[Array, Array]:
         values = self.theta_in(b, theta)

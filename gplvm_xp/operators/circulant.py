@@ -273,8 +273,7 @@ def padded(
     reach = _per_axis("support", support, shape, zero=True)
     cells = np.ceil(reach / _per_axis("spacing", spacing, shape)).astype(int)
     return tuple(
-        scipy.fft.next_fast_len(n + more, real=True)
-        for n, more in zip(shape, cells.tolist(), strict=True)
+        scipy.fft.next_fast_len(n + more, real=True) for n, more in zip(shape, cells, strict=True)
     )
 
 

@@ -150,7 +150,11 @@ class Hartley(LinearMap):
     def basis(self) -> np.ndarray:
         """F as a dense host matrix (R, N); for checks, O(R N) memory."""
         cells = np.indices(self.shape).reshape(len(self.shape), -1)
-        angle = (2.0 * np.pi) * ((self.keep / np.array(self.shape)) @ cells)
+        turns = np.zeros((self.cols, self.rows))
+        for k, x, n in zip(self.keep.T, cells, self.shape, strict=True):
+            # Whole turns are dropped while they are integers.
+            turns += np.mod(np.outer(k, x), n) / n
+        angle = (2.0 * np.pi) * turns
         return np.asarray((np.cos(angle) + np.sin(angle)) / math.sqrt(self.rows))
 
     def _transform(self, b: Backend, u: Array) -> Array:

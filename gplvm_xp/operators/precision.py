@@ -271,7 +271,7 @@ def _symmetric(what: str, matrix: np.ndarray) -> np.ndarray:
 def _require_definite(what: str, b: Backend, made: DensePrecision | GramPrecision) -> None:
     bad = ~np.isfinite(b.to_host(made.logdet()))
     if np.any(bad):
-        where = "" if bad.ndim == 0 else f" (number {int(np.argmax(bad))} of the batch)"
+        where = "" if bad.ndim == 0 else f" (number {np.argmax(bad)} of the batch)"
         raise NotPositiveDefiniteError(
             f"{what}{where} is not positive definite in {b.xp.finfo(b.dtype).bits}-bit arithmetic; "
             "add a small multiple of the identity, or use float64"

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from gplvm_xp._typing import Array, Namespace
 from gplvm_xp.optim.base import Method, Run
 
@@ -54,7 +56,9 @@ def _norms(xp: Namespace, f: Array, g: Array) -> tuple[Array, Array, Array]:
     """Largest entry and squared length of g, and g itself made harmless where it is not finite."""
     norm = xp.max(xp.abs(g))
     g = xp.where(xp.isfinite(norm) & xp.isfinite(f), g, 0.0)
-    return norm, xp.matmul(g, g), g
+    # A squared length may overflow where the entries do not: infinity is its value.
+    with np.errstate(over="ignore"):
+        return norm, xp.matmul(g, g), g
 
 
 def _direction(xp: Namespace, g: Array, pairs: list[_Pair]) -> Array:

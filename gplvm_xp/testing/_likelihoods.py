@@ -191,15 +191,17 @@ class _LikelihoodRun:
         for k, name in enumerate(got):
             self.close(got[name], want[k], self.accuracy, f"expected.{name} and 4001 nodes")
         self.close(2.0 * got["v"], got["mm"], 2 * self.accuracy, "2ℓ_v against ℓ_mm (Price)")
-        used = [self.put(a) for a in (y, m, v)]
-        density = self.likelihood.log_predictive(*used, self.put(self.theta), self.put(n))
+        at, mean, variance = self.put(y), self.put(m), self.put(v)
+        density = self.likelihood.log_predictive(
+            at, mean, variance, self.put(self.theta), self.put(n)
+        )
         self.close(
-            self.get(density, used[1], m.shape, "log_predictive"),
+            self.get(density, mean, m.shape, "log_predictive"),
             predictive,
             self.accuracy,
             "log_predictive and 4001 nodes",
         )
-        for name, after, given in zip("ymv", used, (y, m, v), strict=True):
+        for name, after, given in zip("ymv", (at, mean, variance), (y, m, v), strict=True):
             left = backend.of(after).to_host(after).astype(np.float64)
             self.close(left, given, 1e-6, f"{name} after the calls (inputs must be left alone)")
 

@@ -69,6 +69,8 @@ class Evidence(ABC):
             for block in self._blocks
         }
 
+    # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
+    @np.errstate(all="ignore")
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """𝓕 (0-d, nats, summed over leading axes) and its gradient in the flat vector; +inf where
         no posterior was found."""

@@ -173,7 +173,8 @@ class _Search:
         self.change = np.full(lead, np.inf)
         self.steps, self.rejected = np.zeros(lead, dtype=int), np.zeros(lead, dtype=int)
         self.converged = np.zeros(lead, dtype=bool)
-        rho = np.full(lead, self.longest)
+        rho = last = np.full(lead, self.longest)
+        before = b.zeros((2, *self.now.q.m.shape))
         given_up = np.zeros(lead, dtype=bool)
         for step in range(max_steps + 1):
             self.history.append(self.free_energy)
@@ -193,15 +194,18 @@ class _Search:
             p = (1.0 - length) * now.p + length * now.terms.s
             aim = now.terms.s * now.q.m - now.terms.r
             new = self._state(p, (1.0 - length) * now.y + length * aim)
-            moved = xp.maximum(
-                xp.max(xp.abs(new.q.m - now.q.m), axis=-1),
-                xp.max(xp.abs(new.q.v - now.q.v), axis=-1),
-            )
+            moved = xp.stack([new.q.m - now.q.m, new.q.v - now.q.v])
+            # Along with the step before: how much of the residual a full step would leave.
+            overlap = xp.sum(moved * before, axis=(0, -1))
+            weight = xp.sum(before * before, axis=(0, -1))
             # Sums over many observations round; a rise within it is none.
             slack = 1e3 * b.eps * (1.0 + xp.abs(now.f) + xp.abs(now.terms.value))
             live = xp.asarray(~(self.converged | given_up), device=b.device)
             better = live & xp.isfinite(new.f) & ~(new.f > now.f + slack)
-            host = b.to_host(xp.stack([xp.astype(better, b.dtype), new.f, moved]))
+            largest = xp.max(xp.max(xp.abs(moved), axis=-1), axis=0)
+            host = b.to_host(
+                xp.stack([xp.astype(better, b.dtype), new.f, largest, overlap, weight])
+            )
             accepted = host[0, ...] > 0.5
             self.now = new if accepted.all() else _choose(xp, better, new, now)
             self.free_energy = np.where(accepted, host[1, ...], self.free_energy)
@@ -210,7 +214,13 @@ class _Search:
             self.steps = self.steps + accepted
             self.rejected = self.rejected + (running & ~accepted)
             self.converged = self.converged | (accepted & (self.change <= self.tol))
-            rho = np.where(accepted, np.minimum(2.0 * rho, self.longest), 0.5 * rho)
+            # Barzilai and Borwein's length: where steps swing from side to side, which the free
+            # energy is too flat to show near its minimum, half of one gets there.
+            left = np.where(host[4, ...] > 0.0, host[3, ...] * last / (host[4, ...] * rho), 0.5)
+            longer = np.minimum(rho / np.maximum(1.0 - left, 0.25), self.longest)
+            before = xp.where(better[..., None], moved, before)
+            last = np.where(accepted, rho, last)
+            rho = np.where(accepted, np.maximum(longer, 0.05 * rho), 0.5 * rho)
             given_up = given_up | (running & ~accepted & (rho < 1e-8))
         if given_up.any():
             return "failed", (

@@ -79,6 +79,19 @@ def periodic(scales):
     return Tree(CudaPair(f"Periodic<{scales}>", (), 2 + scales), f)
 
 
+def hexagonal():
+    def f(X, Z, th, same):
+        d = X[:, None, :] - Z[None, :, :]
+        number = 4 * np.pi / (np.sqrt(3) * th[1])
+        waves = [
+            np.cos(number * (d[..., 0] * np.cos(a) + d[..., 1] * np.sin(a)))
+            for a in th[2] + np.pi / 3 * np.arange(3)
+        ]
+        return th[0] * sum(waves) / 3 * np.exp(-0.5 * (d**2).sum(-1) / th[3] ** 2)
+
+    return Tree(CudaPair("Hexagonal", (), 4), f)
+
+
 def constant():
     return Tree(CudaPair("Constant", (), 1), lambda X, Z, th, same: th[0] * np.ones(same.shape))
 
@@ -133,6 +146,7 @@ TREES = {
     "sum": add(add(rbf(3), white()), constant()),
     "product": multiply(matern52(1), polynomial(1)),
     "scale": scale(add(rational_quadratic(1), white())),
+    "hexagonal": active(hexagonal(), 2, 0),
     "active": active(add(rbf(2), linear(1)), 2, 0),
     "nested": add(
         multiply(active(periodic(1), 1), active(matern32(2), 2, 0)),

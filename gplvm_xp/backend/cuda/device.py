@@ -77,6 +77,10 @@ class CudaBackend(Backend):
     factor_leaf: int = blocked.FACTOR_LEAF
     inverse_leaf: int = blocked.INVERSE_LEAF
 
+    def __hash__(self) -> int:
+        # CuPy's devices have no hash, and plans are memoised by backend.
+        return hash((self.name, str(self.device), np.dtype(self.dtype).name))
+
     @property
     def name(self) -> str:
         return self.runtime.name

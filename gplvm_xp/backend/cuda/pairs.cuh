@@ -160,6 +160,65 @@ template <int L> struct Periodic {
   }
 };
 
+// th = variance, period, orientation, lengthscale; Q = 2:
+// k = variance / 3 sum_j cos(c u_j.(x - z)) exp(-|x - z|^2 / (2 l^2)), c = 4 pi / (sqrt(3) period),
+// u_j = (cos, sin)(orientation + j pi / 3)
+struct Hexagonal {
+  static constexpr int P = 4;
+  static constexpr double NUMBER = 7.25519745693687140238;  // 4 pi / sqrt(3)
+  static constexpr double ROOT = 0.86602540378443864676;    // sin(pi / 3)
+  // phase[j] = c u_j.d, across[j] its derivative in the orientation, u[j] = c u_j; returns exp(...)
+  static __device__ __forceinline__ T waves(T d0, T d1, const T* th, T* phase, T* across, T* u) {
+    const T number = T(NUMBER) / th[1], c = number * cos(th[2]), s = number * sin(th[2]);
+    u[0] = c;
+    u[1] = s;
+    u[2] = T(0.5) * c - T(ROOT) * s;
+    u[3] = T(0.5) * s + T(ROOT) * c;
+    u[4] = u[2] - u[0];  // three unit vectors 60 degrees apart: the last is the difference
+    u[5] = u[3] - u[1];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      phase[j] = u[2 * j] * d0 + u[2 * j + 1] * d1;
+      across[j] = u[2 * j] * d1 - u[2 * j + 1] * d0;
+    }
+    const T w = T(1) / th[3], t0 = d0 * w, t1 = d1 * w;
+    return exp(T(-0.5) * (t0 * t0 + t1 * t1));
+  }
+  template <int Q>
+  static __device__ __forceinline__ T value(const T* x, const T* z, const T* th, bool) {
+    static_assert(Q == 2, "Hexagonal: two dimensions");
+    T phase[3], across[3], u[6];
+    const T e = waves(x[0] - z[0], x[1] - z[1], th, phase, across, u);
+    return th[0] * e * ((cos(phase[0]) + cos(phase[1]) + cos(phase[2])) * (T(1) / T(3)));
+  }
+  template <int Q>
+  static __device__ __forceinline__ void pull(T g, const T* x, const T* z, const T* th, bool, T* gx,
+                                              T* gth) {
+    static_assert(Q == 2, "Hexagonal: two dimensions");
+    const T d0 = x[0] - z[0], d1 = x[1] - z[1], w = T(1) / th[3];
+    T phase[3], across[3], u[6];
+    g *= waves(d0, d1, th, phase, across, u) * (T(1) / T(3));
+    const T s = cos(phase[0]) + cos(phase[1]) + cos(phase[2]);
+    gth[0] += g * s;
+    g *= th[0];
+    const T p = g * s * w * w;
+    T along = T(0), turned = T(0), s0 = p * d0, s1 = p * d1;
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      const T sine = g * sin(phase[j]);
+      along += sine * phase[j];
+      turned += sine * across[j];
+      s0 += sine * u[2 * j];
+      s1 += sine * u[2 * j + 1];
+    }
+    gx[0] -= s0;
+    gx[1] -= s1;
+    gth[1] += along * (T(1) / th[1]);
+    gth[2] -= turned;
+    gth[3] += p * (d0 * d0 + d1 * d1) * w;
+  }
+};
+
 // th = variance
 struct Constant {
   static constexpr int P = 1;
