@@ -145,7 +145,7 @@ class _Search:
             elapsed = time.perf_counter() - self.began
             if told is not None and told(p._replace(step=p.step + done, elapsed=elapsed)):
                 return True
-            outgrown = self._missing(p.x) > SLACK * evidence.basis.cols
+            outgrown = self._cramped(p.x) or self._missing(p.x) > SLACK * evidence.basis.cols
             return outgrown
 
         result = minimise(
@@ -185,15 +185,20 @@ class _Search:
     def _choose_anew(self, outgrown: bool) -> bool:
         """Padding and frequencies of the present kernel, where those in use don't suit it; whether
         they were changed."""
-        inner = np.array(self.data.grid.shape)
-        needed = padded_shape(self.kernel, self.data.grid, self.plan.periodic)
-        if np.any(np.array(needed) - inner > (1.0 + GROWTH) * (np.array(self.evidence.shape) - inner)):
-            self._build(needed)
+        if self._cramped(self.x):
+            self._build(padded_shape(self.kernel, self.data.grid, self.plan.periodic))
             return True
         many = 2 * self._needed(self.x).cols < self.evidence.basis.cols
         changed = (outgrown or many) and self.evidence.retain(self.kernel)
         _require_memory(self.b, self.evidence)
         return changed
+
+    def _cramped(self, x: Array) -> bool:
+        """Whether the kernel at x reaches much further than the padding."""
+        grid, now = self.data.grid, np.array(self.evidence.shape)
+        kernel = self.kernel.with_theta(_flat(self.kernel, self._values(x)))
+        needed = np.array(padded_shape(kernel, grid, self.plan.periodic))
+        return np.any(needed - grid.shape > (1.0 + GROWTH) * (now - grid.shape))
 
     def _needed(self, x: Array) -> Hartley:
         """The frequencies that the kernel at x needs."""

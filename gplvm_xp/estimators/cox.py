@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._contrast import starting_kernel
 from gplvm_xp.estimators._data import to_like
 from gplvm_xp.estimators._fitted_rates import FittedRates
 from gplvm_xp.estimators._grid import (
@@ -29,7 +30,7 @@ from gplvm_xp.estimators._grid import (
 from gplvm_xp.estimators._rates import Found, Plan, cropped, search, stationary
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.estimators._targets import chosen
-from gplvm_xp.kernels import RBF, Kernel
+from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Likelihood, NegativeBinomial, Poisson
 from gplvm_xp.optim import Progress
 
@@ -55,8 +56,9 @@ class LogGaussianCoxProcess(FittedRates):
         as far as the kernel is above one hundredth of its variance, so that opposite edges do not
         see each other.
     kernel : Kernel, optional
-        Stationary; structure and starting values, inputs in the events' units. Default an RBF of
-        variance 1 with a lengthscale for each axis, started at a tenth of the extent.
+        Stationary; structure and starting values, inputs in the events' units. Default an RBF with
+        a lengthscale for each axis, started where the pair correlation of the events suggests, or
+        at a tenth of the extent where they do not cluster.
     likelihood : {"poisson", "negative_binomial"} or Likelihood
         Of the counts, with mean exposure · exp(f); "negative_binomial" for counts that vary more
         than Poisson's at one rate.
@@ -345,8 +347,7 @@ class LogGaussianCoxProcess(FittedRates):
             )
         kernel = self.kernel
         if kernel is None:
-            tenth = 0.1 * (where.extent[:, 1] - where.extent[:, 0])
-            kernel = RBF(1.0, tuple(tenth))
+            kernel = starting_kernel(data)
         if not isinstance(kernel, Kernel):
             raise TypeError(
                 f"kernel is a {type(kernel).__name__}; expected one of gplvm_xp.kernels, for "

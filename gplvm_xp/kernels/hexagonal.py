@@ -45,8 +45,8 @@ class _Parts(NamedTuple):
 class Hexagonal(Kernel):
     """k(x, z) = σ² ⅓ Σ_j cos(κ u_j·(x − z)) e^{−|x − z|²/2ℓ²}, κ = 4π/(√3 P), two input dimensions.
 
-    j = 0, 1, 2 and u_j = (cos(φ + jπ/3), sin(φ + jπ/3)). The fields of a map drawn from it are P
-    apart on a triangular grid, which persists over ℓ.
+    j = 0, 1, 2 and u_j = (cos(φ + jπ/3), sin(φ + jπ/3)). A map drawn from it repeats on a
+    triangular grid of spacing P: the firing fields of a grid cell. The grid persists over ℓ.
 
     Source: three gratings at 60°, Solstad, Moser & Einevoll (2006); as a covariance, on a grid of
     bins and with other envelopes, Rule et al. (2023).
@@ -58,8 +58,8 @@ class Hexagonal(Kernel):
     period : float
         P, in units of X: the distance of neighbouring fields.
     orientation : float
-        φ, radians, any real number; the kernel repeats every π/3. The fields next to a field lie
-        in the directions φ + 30°, φ + 90°, ...
+        φ, radians, any real number; the kernel repeats every π/3. The neighbours of a field lie in
+        the directions φ + 30°, φ + 90°, ...
     lengthscale : float
         ℓ, in units of X: how far the grid keeps its phase.
     fixed : tuple of str

@@ -302,11 +302,14 @@ class Likelihood(ABC):
         is log-concave in f; others may have a second mode, and override this.
         """
 
-        def at(f: Array) -> tuple[Array, Array, Array]:
-            first, second, _, _ = self.derivatives(y, f, theta, exposure)
-            return self.varying(y, f, theta, exposure), first, second
+        def value(f: Array) -> Array:
+            return self.varying(y, f, theta, exposure)
 
-        average = quadrature.log_average(backend.of(m), at, m, v)
+        def slopes(f: Array) -> tuple[Array, Array]:
+            first, second, _, _ = self.derivatives(y, f, theta, exposure)
+            return first, second
+
+        average = quadrature.log_average(value, slopes, m, v)
         return average + self.constant(y, theta, exposure)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
-from gplvm_xp.backend import Backend
 
 MOST_NODES = 2000
 _MODE_STEPS = 40
@@ -73,7 +72,10 @@ def columns(like: Array, places: np.ndarray) -> Iterator[Array]:
 
 
 def log_average(
-    b: Backend, at: Callable[[Array], tuple[Array, Array, Array]], m: Array, v: Array
+    value: Callable[[Array], Array],
+    slopes: Callable[[Array], tuple[Array, Array]],
+    m: Array,
+    v: Array,
 ) -> Array:
     """ln E[exp L(f)] under f ~ N(m, v), for a concave L.
 
@@ -85,21 +87,21 @@ def log_average(
 
     Parameters
     ----------
-    at : callable
-        f → (L, L′, L″), of f's shape.
+    value, slopes : callables
+        f → L and f → (L′, L″), of f's shape.
     m, v : arrays of one shape
         v = 0 gives L(m).
     """
-    xp = b.xp
+    xp = backend.of(m).xp
     root = xp.sqrt(v)
 
-    def tilted(u: Array) -> tuple[Array, Array, Array]:
-        value, first, second = at(m + root * u)
-        return value - 0.5 * u * u, root * first - u, 1.0 - v * second
+    def tilted(u: Array) -> tuple[Array, Array]:
+        first, second = slopes(m + root * u)
+        return root * first - u, 1.0 - v * second
 
     u = xp.zeros_like(m)
     low, high, reach = u - xp.inf, u + xp.inf, 1.0
-    _, slope, curve = tilted(u)
+    slope, curve = tilted(u)
     for i in range(_MODE_STEPS):
         low = xp.where(slope >= 0.0, u, low)
         high = xp.where(slope <= 0.0, u, high)
@@ -109,7 +111,7 @@ def log_average(
         outward = xp.where(slope > 0.0, u + reach, u - reach)
         u = xp.where(xp.isfinite(middle), middle, outward)
         reach *= 2.0
-        _, slope, curve = tilted(u)
+        slope, curve = tilted(u)
     width = 1.0 / xp.sqrt(xp.where(curve > 0.5, curve, 0.5))
     end = xp.asinh(_TILTED_REACH / width)
     places = np.linspace(-1.0, 1.0, _TILTED_NODES)
@@ -117,7 +119,8 @@ def log_average(
     def parts() -> Iterator[Array]:
         for place in columns(m, places):
             z = end * place
-            yield tilted(u + width * xp.sinh(z))[0] + xp.log(xp.cosh(z))
+            at = u + width * xp.sinh(z)
+            yield value(m + root * at) - 0.5 * at * at + xp.log(xp.cosh(z))
 
     spacing = (2.0 / (_TILTED_NODES - 1)) * end * width
     return log_sum(m, parts()) + xp.log(spacing) - 0.5 * math.log(2.0 * math.pi)

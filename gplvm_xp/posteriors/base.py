@@ -148,7 +148,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def start(self, prior: Precision, B: LinearMap, curvature: Array) -> Array:
-        """A starting θ from the expected curvature s (..., N) ≥ 0 of the data (7.7 of the notes:
+        """A starting θ from the expected curvature s (..., N) ≥ 0 of the data (docs:
         derivations/inference.md, "Where to start")."""
 
 

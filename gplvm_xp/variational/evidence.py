@@ -22,7 +22,7 @@ from gplvm_xp.posteriors import Cholesky
 from gplvm_xp.variational.engines import Engine, Information
 from gplvm_xp.variational.free_energy import FreeEnergy
 from gplvm_xp.variational.observations import Observations
-from gplvm_xp.variational.sites import SiteProgress, SiteResult, fixed_point
+from gplvm_xp.variational.sites import SiteProgress, SiteResult, SiteStatus, chosen, fixed_point
 
 
 class Evidence(ABC):
@@ -78,6 +78,9 @@ class Evidence(ABC):
         values = self.named(x)
         engine, data = self._problem(values)
         result = self._search(engine, data)
+        if result.status == "interrupted":
+            # Ctrl-C was meant for the search around this one.
+            raise KeyboardInterrupt
         gradients = self._gradients(values, engine, data, result)
         own = data.likelihood.blocks()
         if any(not block.fixed for block in own):
@@ -136,22 +139,19 @@ def polish(
     Sigma = root @ b.xp.matrix_transpose(root)
     free = FreeEnergy(engine.prior, engine.B, Cholesky(), data, mean=engine.mean)
     found = newton_krylov(free.at, free.start(result.mu, b.factor(Sigma)[0]), gtol=tol)
-    point = free.at(found.x)
-    t = point.terms
+    t, m = (point := free.at(found.x)).terms, point.m
+    implied = fixed_point(engine, data, sites=(t.s, t.s * m - t.r), max_steps=0)
+    # Away from an optimum these sites need not be a posterior, nor a better one.
+    better = implied.free_energy <= result.free_energy + 1e-9 * (1.0 + np.abs(result.free_energy))
+    done = result.converged | (better & found.converged)
+    status: SiteStatus = "converged" if done.all() else "failed"
     return replace(
-        result,
-        p=t.s,
-        y=t.s * point.m - t.r,
-        mu=point.mu,
-        m=point.m,
-        v=point.v,
-        terms=t,
-        free_energy=found.value,
-        change=np.zeros_like(found.value),
+        chosen(b, better, implied, result),
+        change=np.where(better, 0.0, result.change),
         steps=result.steps + found.steps,
         rejected=result.rejected + found.rejected,
-        converged=found.converged,
-        status="converged" if found.converged.all() else "failed",
+        converged=done,
+        status=status,
         message=f"fixed point, then Newton-Krylov: {found.message}",
         free_energies=(*result.free_energies, *found.values),
     )

@@ -166,15 +166,16 @@ class GridEvidence(Evidence):
     def _means(self, values: dict[str, Array]) -> Array:
         return self.backend.xp.broadcast_to(values["mean"], self.data.y.shape[:-1])
 
-    def _variances(self, values: dict[str, Array]) -> Array:
+    def _spectrum(self, values: dict[str, Array]) -> Array:
         theta = self._flat(values, self.kernel.blocks())
-        return self.backend.rows(spectrum(self.kernel, theta, self.where, self.shape), self._places)
+        return spectrum(self.kernel, theta, self.where, self.shape)
 
     def _problem(self, values: dict[str, Array]) -> tuple[Information, Observations]:
         offset = self._means(values)[..., None]
         if self.data.offset is not None:
             offset = offset + self.data.offset
-        prior = DiagonalPrecision(1.0 / self._variances(values))
+        s = self.backend.rows(self._spectrum(values), self._places)
+        prior = DiagonalPrecision(1.0 / s)
         engine = Information(prior, self.basis, self.where)
         return engine, replace(self._likelihood(values), offset=offset)
 
@@ -183,9 +184,12 @@ class GridEvidence(Evidence):
     ) -> dict[str, Array]:
         b, xp = self.backend, self.backend.xp
         assert isinstance(engine, Information)
-        s = self._variances(values)
+        spectra = self._spectrum(values)
+        s = b.rows(spectra, self._places)
         C = engine.covariance(result.p)[0]
         gs = 0.5 * (1.0 / s - (result.mu**2 + xp.linalg.diagonal(C)) / (s * s))
+        # Those that were raised to the floor do not move with the kernel.
+        gs = xp.where(s > b.eps * xp.max(spectra), gs, 0.0)
         gs = xp.sum(xp.reshape(gs, (-1, s.shape[0])), axis=0)
         # Back to the whole grid: zero where a frequency is not retained.
         place = np.full(math.prod(self.shape), self._places.size)

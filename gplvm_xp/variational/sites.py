@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
 from gplvm_xp.variational.engines import Engine, Marginals
 from gplvm_xp.variational.observations import Observations, Terms
 
@@ -207,7 +208,7 @@ class _Search:
                 xp.stack([xp.astype(better, b.dtype), new.f, largest, overlap, weight])
             )
             accepted = host[0, ...] > 0.5
-            self.now = new if accepted.all() else _choose(xp, better, new, now)
+            self.now = new if accepted.all() else _choose(b, better, new, now)
             self.free_energy = np.where(accepted, host[1, ...], self.free_energy)
             self.change = np.where(accepted, host[2, ...] / rho, self.change)
             running = ~(self.converged | given_up)
@@ -256,20 +257,29 @@ class _Search:
         return _Now(p, y, q, terms, xp.where(q.ok & xp.isfinite(f), f, xp.inf))
 
 
-def _choose(xp: object, mask: Array, new: _Now, old: _Now) -> _Now:
+def chosen(b: Backend, mask: np.ndarray, new: SiteResult, old: SiteResult) -> SiteResult:
+    """Of a batch, the new states where a host mask says so, the old ones elsewhere."""
+    if mask.all():
+        return new
+    on_device = b.xp.asarray(mask, device=b.device)
+    arrays = {
+        k: _pick(b, on_device, getattr(new, k), getattr(old, k)) for k in ("p", "y", "mu", "m", "v")
+    }
+    terms = Terms(*(_pick(b, on_device, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
+    f = np.where(mask, new.free_energy, old.free_energy)
+    return replace(new, **arrays, terms=terms, free_energy=f)
+
+
+def _choose(b: Backend, mask: Array, new: _Now, old: _Now) -> _Now:
     """New states where the mask says so, field by field."""
-
-    def pick(a: Array, c: Array) -> Array:
-        wide = mask if a.ndim == mask.ndim else mask[..., None]
-        return xp.where(wide, a, c)  # type: ignore[attr-defined]
-
-    return _Now(
-        pick(new.p, old.p),
-        pick(new.y, old.y),
-        Marginals(*(pick(a, c) for a, c in zip(new.q, old.q, strict=True))),
-        Terms(*(pick(a, c) for a, c in zip(new.terms, old.terms, strict=True))),
-        pick(new.f, old.f),
-    )
+    q = Marginals(*(_pick(b, mask, a, c) for a, c in zip(new.q, old.q, strict=True)))
+    terms = Terms(*(_pick(b, mask, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
+    p, y, f = (_pick(b, mask, getattr(new, k), getattr(old, k)) for k in ("p", "y", "f"))
+    return _Now(p, y, q, terms, f)
 
 
-__all__ = ["SiteProgress", "SiteResult", "SiteStatus", "fixed_point"]
+def _pick(b: Backend, mask: Array, a: Array, c: Array) -> Array:
+    return b.xp.where(mask if a.ndim == mask.ndim else mask[..., None], a, c)
+
+
+__all__ = ["SiteProgress", "SiteResult", "SiteStatus", "chosen", "fixed_point"]
