@@ -64,7 +64,9 @@ class Grid:
     def histogram(self, points: np.ndarray) -> np.ndarray:
         """How many points of the box are in each cell, float64 of the grid's shape."""
         size = np.prod(self.shape, dtype=np.int64)
-        return np.bincount(self.cells(points), minlength=size).astype(np.float64).reshape(self.shape)
+        return (
+            np.bincount(self.cells(points), minlength=size).astype(np.float64).reshape(self.shape)
+        )
 
 
 # -- what a user gives -----------------------------------------------------------------------------

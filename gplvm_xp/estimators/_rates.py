@@ -28,7 +28,7 @@ REACH = 0.01
 # A round ends where the kernel needs this part more frequencies than there are; the next begins
 # where it needs at most that part more.
 SLACK, GROWTH = 0.1, 0.25
-MOST_ROUNDS = 40
+MOST_ROUNDS, MOST_SHRINKS = 40, 3
 _NAME = "LogGaussianCoxProcess"
 
 Told: TypeAlias = Callable[[Progress], bool | None] | None
@@ -91,6 +91,7 @@ class _Search:
         self.kernel, self.likelihood, self.mean = plan.kernel, plan.likelihood, plan.mean
         self.values: list[float] = []
         self.steps, self.status, self.message = 0, "converged", "nothing to learn"
+        self.shrunk = 0
         self.began = time.perf_counter()
 
     def run(self) -> Found:
@@ -171,10 +172,21 @@ class _Search:
         if outgrown:
             # Little by little: with too few frequencies the lengthscale runs away to short ones.
             length = 1.0
-            while length > 0.01 and self._missing(self.x) > GROWTH * evidence.basis.cols:
+            while length > 0.01 and self._too_many():
                 length *= 0.7
                 self._go_to(first + length * (result.x - first))
-        return self._choose_anew(outgrown)
+        again = self._choose_anew(outgrown)
+        if outgrown and not again:
+            self.status = "failed"
+            self.message = (
+                f"max_frequencies={plan.max_frequencies} leaves no room for the detail that the "
+                "data ask for: raise it or the threshold, or take a coarser grid"
+            )
+        return again
+
+    def _too_many(self) -> bool:
+        missing, now = self._missing(self.x), self.evidence.basis.cols
+        return missing > GROWTH * now or missing + now > self.plan.max_frequencies
 
     def _go_to(self, x: Array) -> None:
         self.x, values = x, self._values(x)
@@ -188,8 +200,10 @@ class _Search:
         if self._cramped(self.x):
             self._build(padded_shape(self.kernel, self.data.grid, self.plan.periodic))
             return True
-        many = 2 * self._needed(self.x).cols < self.evidence.basis.cols
-        changed = (outgrown or many) and self.evidence.retain(self.kernel)
+        changed = outgrown and self.evidence.retain(self.kernel, also=True)
+        if not outgrown and 2 * self._needed(self.x).cols < self.evidence.basis.cols:
+            self.shrunk += 1
+            changed = self.shrunk <= MOST_SHRINKS and self.evidence.retain(self.kernel)
         _require_memory(self.b, self.evidence)
         return changed
 

@@ -189,7 +189,7 @@ class LogGaussianCoxProcess(FittedRates):
         optimize: bool = True,
         threshold: float = 0.01,
         max_frequencies: int = 3000,
-        max_iter: int = 50,
+        max_iter: int = 100,
         tol: float = 1e-4,
         time_limit: float | None = None,
         callback: Callable[[Progress], bool | None] | None = None,

@@ -13,7 +13,6 @@ from typing import Literal, TypeAlias
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.operators.base import LinearMap, Precision
-from gplvm_xp.posteriors import LowRank
 from gplvm_xp.posteriors.base import Covariance, State
 from gplvm_xp.variational.coordinates import Coordinates
 from gplvm_xp.variational.observations import Observations
@@ -38,9 +37,8 @@ class FreeEnergy:
         μ₀, default 0.
     metric : {"posterior", "hessian", "prior"}, optional
         The mean's share of the preconditioner: Σ, (Λ + Bᵀ diag(s) B)⁻¹ (one dense Cholesky factor
-        an outer iteration), or Λ⁻¹; with the last two, the same for the columns of a
-        :class:`~gplvm_xp.posteriors.LowRank` factor. Default "hessian" for such a factor and for
-        a singular Σ, else "posterior".
+        an outer iteration), or Λ⁻¹. Default "hessian" where the family's Σ is singular, else
+        "posterior".
 
     Examples
     --------
@@ -153,16 +151,14 @@ class FreeEnergyPoint:
         free, c = self._free, self._free.coordinates
         L = free.prior.size
         step, G = u[..., :L], c.dual(self.theta, u[..., L:])
-        columns = isinstance(free.covariance, LowRank)
-        whole = self.state.rank >= L and not columns
-        metric = free.metric or ("posterior" if whole else "hessian")
+        metric = free.metric or ("posterior" if self.state.rank >= L else "hessian")
         if metric == "posterior":
             mean = self.state.matvec(step)
         elif metric == "prior":
             mean = free.prior.covariance(step)
         else:
             mean = self._b.xp.squeeze(self._solve(step[..., None]), axis=-1)
-        own = self._solve(G) if columns and metric == "hessian" else self.state.natural(G)
+        own = self.state.natural(G, self._solve if metric == "hessian" else None)
         return self._b.xp.concat([mean, c.coordinates(self.theta, own)], axis=-1)
 
     def _solve(self, V: Array) -> Array:

@@ -130,12 +130,15 @@ class GridEvidence(Evidence):
         super().__init__(kernel, data, block, tol, max_steps, callback)
         self.retain(kernel)
 
-    def retain(self, kernel: Kernel) -> bool:
-        """Start from another kernel's values and choose the frequencies that these need; whether
-        the choice has changed."""
+    def retain(self, kernel: Kernel, *, also: bool = False) -> bool:
+        """Start from another kernel's values and choose the frequencies that these need, with
+        ``also`` beside those in use; whether the choice has changed."""
         b = self.backend
         s = b.to_host(spectrum(kernel, b.asarray(kernel.theta()), self.where, self.shape))
         basis = Hartley.of_spectrum(s.reshape(self.shape), self.threshold)
+        if also:
+            keep = np.unique(np.concatenate([basis.keep, self.basis.keep]), axis=0)
+            basis = Hartley(self.shape, keep)
         if basis.cols > self.max_frequencies:
             raise ValueError(
                 f"{basis.cols} of {math.prod(self.shape)} frequencies have at least "
