@@ -59,6 +59,7 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
     },
     "estimators/": {
         "bool(self.scale)": "an argument", "float(value)": "an argument",
+        "bool(flag)": "an argument", "int(n)": "numbers of cells",
         "int(self._host_embedding.shape[1])": "a shape",
         "float(Z.std())": "the host's copy of the latents",
         "float(np.nanmean(centred ** 2))": "the validated table",

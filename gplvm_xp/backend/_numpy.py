@@ -223,6 +223,7 @@ class NumpyBackend(Backend):
         return np.exp(a, out=a)
 
     def factor(self, P: Array) -> tuple[Array, Array]:
+        _keep_freed_memory()
         n = P.shape[-1]
         flat = P.reshape(-1, n, n)
         out = np.empty((n, n) if P.ndim == 2 else flat.shape, dtype=P.dtype)

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from gplvm_xp.estimators._grid import Cells
+from gplvm_xp.estimators._cells import Cells
 from gplvm_xp.kernels import RBF
 
 _CANDIDATES = 24

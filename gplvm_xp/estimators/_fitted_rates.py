@@ -15,9 +15,10 @@ from sklearn.utils.validation import check_is_fitted
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._cells import cells
 from gplvm_xp.estimators._data import to_like
-from gplvm_xp.estimators._grid import Cells, Grid, axis_flags, cells, finite, table
-from gplvm_xp.estimators._rates import cropped, widened
+from gplvm_xp.estimators._grid import Grid, axis_flags, finite, table
+from gplvm_xp.estimators._padding import cropped, widened
 from gplvm_xp.operators import DiagonalPrecision, Hartley
 from gplvm_xp.operators.circulant import lags
 from gplvm_xp.variational import GridPosterior
@@ -180,7 +181,7 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         A = table("X", X, self._grid.ndim)
         finite("X", A, "leave such rows out")
-        self._refuse_outside(A)
+        self._grid.refuse_outside("X", A)
         return self._grid.histogram(A)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -208,15 +209,6 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
     @property
     def _axes_periodic(self) -> tuple[bool, ...]:
         return axis_flags("periodic", self.periodic, self.n_features_in_)
-
-    def _refuse_outside(self, A: np.ndarray, name: str = "X") -> None:
-        outside = np.flatnonzero(~self._grid.inside(A))
-        if outside.size:
-            raise ValueError(
-                f"row {outside[0]} of {name}, {A[outside[0]]}, is outside the extent "
-                f"{self.extent_.tolist()} ({outside.size} such rows); expected places inside: "
-                "widen extent, or leave them out"
-            )
 
     def _post(self) -> GridPosterior:
         """The posterior: kept from the fit, rebuilt from the sites after loading."""
@@ -246,7 +238,7 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
         finite("X", A, "leave such rows out")
         closed = ~np.array(self._axes_periodic)
         middle = np.mean(self.extent_, axis=1)
-        self._refuse_outside(np.where(closed, A, middle))
+        grid.refuse_outside("X", np.where(closed, A, middle))
         b = backends.of(q.mu)
         xp, size = b.xp, np.array(q.basis.shape)
         # Of a frequency and its aliases the slowest wave goes through the cells smoothly.
@@ -300,4 +292,4 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
         self.edges_, self.centers_ = grid.edges, grid.centers
 
 
-__all__ = ["Cells", "FittedRates"]
+__all__ = ["FittedRates"]

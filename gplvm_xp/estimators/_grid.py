@@ -1,4 +1,4 @@
-"""From places to cells: the grid of a point process, and counts and exposure on it."""
+"""The grid of a point process: equal cells of a box, and what a user says about it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Grid:
     @property
     def edges(self) -> list[np.ndarray]:
         """The ends of the cells of each axis, n + 1 numbers in order."""
-        return [np.linspace(*ends, n + 1) for ends, n in zip(self.extent, self.shape, strict=True)]
+        return [
+            np.linspace(low, high, n + 1)
+            for (low, high), n in zip(self.extent, self.shape, strict=True)
+        ]
 
     @property
     def centers(self) -> list[np.ndarray]:
@@ -48,12 +51,23 @@ class Grid:
         return [0.5 * (e[1:] + e[:-1]) for e in self.edges]
 
     def places(self, points: np.ndarray) -> np.ndarray:
-        """Continuous cell numbers of points (m, d): 0 at the middle of the first cell of an axis."""
+        """Continuous cell numbers of points (m, d), 0 at the middle of an axis' first cell."""
         return np.asarray((points - self.extent[:, 0]) / self.spacing - 0.5)
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Whether each point (m, d) is in the box, both ends included, (m,)."""
-        return np.all((points >= self.extent[:, 0]) & (points <= self.extent[:, 1]), axis=1)
+        within = (points >= self.extent[:, 0]) & (points <= self.extent[:, 1])
+        return np.asarray(np.all(within, axis=1))
+
+    def refuse_outside(self, name: str, points: np.ndarray) -> None:
+        """Raise ``ValueError`` with the first row of points (m, d) that is not in the box."""
+        rows = np.flatnonzero(~self.inside(points))
+        if rows.size:
+            box = ", ".join(f"{low:g} to {high:g}" for low, high in self.extent)
+            raise ValueError(
+                f"row {rows[0]} of {name}, {points[rows[0]]}, is outside the extent, {box} "
+                f"({rows.size} such rows); expected places inside: widen extent, or leave them out"
+            )
 
     def cells(self, points: np.ndarray) -> np.ndarray:
         """Flat cell number of each point (m, d) of the box; the upper end is in the last cell."""
@@ -172,8 +186,8 @@ def ends(extent: Any, ndim: int | None = None) -> np.ndarray:
     right = out.ndim == 2 and out.shape[1] == 2 and 1 <= out.shape[0] <= MOST_AXES
     if not right or not np.all(np.isfinite(out)) or not np.all(out[:, 1] > out[:, 0]):
         raise ValueError(
-            f"extent={extent!r} was given; expected ((low, high), ...), one to {MOST_AXES} pairs of "
-            "finite increasing numbers"
+            f"extent={extent!r} was given; expected ((low, high), ...), one to {MOST_AXES} pairs "
+            "of finite increasing numbers"
         )
     if ndim is not None and out.shape[0] != ndim:
         raise ValueError(
@@ -200,123 +214,4 @@ def axis_flags(name: str, flags: Any, ndim: int) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in np.broadcast_to(given, (ndim,)))
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Counts and exposure on a grid; leading axes are fields that share hyperparameters.
-
-    Attributes
-    ----------
-    grid : Grid
-    counts : ndarray (..., *shape)
-        NaN where masked.
-    exposure : ndarray (..., *shape)
-        Of the counts' shape; 0 where nothing was observed.
-    """
-
-    grid: Grid
-    counts: np.ndarray
-    exposure: np.ndarray
-
-    @property
-    def fields(self) -> tuple[int, ...]:
-        """The leading axes."""
-        return self.counts.shape[: self.counts.ndim - self.grid.ndim]
-
-    @property
-    def used(self) -> np.ndarray:
-        """Which cells say something, (..., *shape)."""
-        return np.asarray((self.exposure > 0.0) & ~np.isnan(self.counts))
-
-    def totals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Counts and exposure of each field's used cells, (...) each."""
-        axes = tuple(range(-self.grid.ndim, 0))
-        used = self.used
-        return (
-            np.sum(np.where(used, self.counts, 0.0), axis=axes),
-            np.sum(np.where(used, self.exposure, 0.0), axis=axes),
-        )
-
-
-def cells(grid: Grid, counts: Any, exposure: Any, *, integer: bool = True) -> Cells:
-    """Check counts and exposure against a grid and each other.
-
-    Parameters
-    ----------
-    grid : Grid
-    counts : array (..., *shape)
-        NaN masks a cell.
-    exposure : array, optional
-        Of a shape that broadcasts to the counts'; default the cells' volume.
-    integer : bool
-        Whether counts must be whole.
-
-    Raises
-    ------
-    ValueError
-        If a number is impossible, a shape doesn't fit, a field has no exposure, or a count is
-        positive where the exposure is 0.
-    """
-    y = _numbers("counts", counts, grid.ndim)
-    e = np.prod(grid.spacing) if exposure is None else _numbers("exposure", exposure, grid.ndim)
-    for name, a in (("counts", y), ("exposure", e)):
-        if np.ndim(a) and a.shape[-grid.ndim :] != grid.shape:
-            raise ValueError(
-                f"{name} have shape {a.shape}; expected {_shown(grid)}, a number for each cell of "
-                "the grid"
-            )
-    _refuse("counts", y, y < 0.0, "numbers of 0 or more, or NaN where masked", "correct them")
-    if integer:
-        _refuse(
-            "counts", y, np.isfinite(y) & (y != np.floor(y)), "whole numbers",
-            "fit_counts(..., integer=False) takes smoothed or interpolated counts as they are",
-        )  # fmt: skip
-    bad = np.isnan(e) | (e < 0.0)
-    _refuse("exposure", np.asarray(e), np.asarray(bad), "numbers of 0 or more", "0 is unobserved")
-    try:
-        e = np.array(np.broadcast_to(e, y.shape))
-    except ValueError as error:
-        raise ValueError(
-            f"exposure has shape {np.shape(e)} and counts have {y.shape}; expected one exposure "
-            "for all fields, or one for each"
-        ) from error
-    found = Cells(grid, y, e)
-    nothing = np.argwhere(found.totals()[1] <= 0.0)
-    if nothing.size or not y.size:
-        where = f" of field {tuple(nothing[0])}" if found.fields and nothing.size else ""
-        raise ValueError(
-            f"the exposure{where} is 0 in every cell whose count is not NaN; expected some cells "
-            "that were observed: leave the exposure out if all were, or leave such fields out"
-        )
-    _refuse(
-        "counts", y, (y > 0.0) & (e == 0.0), "0 where the exposure is 0",
-        "correct the exposure, mask such cells with NaN, or take a coarser grid",
-    )  # fmt: skip
-    return found
-
-
-def _numbers(name: str, values: Any, ndim: int) -> np.ndarray:
-    try:
-        a = np.asarray(host(values), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} are no numbers ({error}); expected an array") from error
-    if a.ndim < ndim:
-        raise ValueError(f"{name} have shape {a.shape}; expected the {ndim} axes of the grid")
-    _refuse(name, a, np.isinf(a), "finite numbers", "correct them")
-    return a
-
-
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, expected: str, advice: str) -> None:
-    where = np.argwhere(bad)
-    if where.size:
-        place = tuple(where[0].astype(object))
-        raise ValueError(
-            f"{name}[{', '.join(map(str, place))}] is {values[place]:g} ({len(where)} such cells); "
-            f"expected {expected}: {advice}"
-        )
-
-
-def _shown(grid: Grid) -> str:
-    return f"(..., {', '.join(map(str, grid.shape))})"
-
-
-__all__ = ["Cells", "Grid", "axis_flags", "cells", "ends", "finite", "grid", "sides", "table"]
+__all__ = ["Grid", "axis_flags", "ends", "finite", "grid", "sides", "table"]

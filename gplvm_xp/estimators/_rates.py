@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
-from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._grid import Cells, Grid
+from gplvm_xp.estimators._cells import Cells
+from gplvm_xp.estimators._padding import observations, padded_shape
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.operators import Hartley
-from gplvm_xp.operators.circulant import lags, padded
 from gplvm_xp.optim import Progress, minimise
-from gplvm_xp.variational import GridEvidence, GridPosterior, Observations, SiteResult
+from gplvm_xp.variational import GridEvidence, GridPosterior, SiteResult
 from gplvm_xp.variational.grid import spectrum
 
-# Cells at opposite edges of a domain see each other around the back with less than this part of
-# the prior variance.
-REACH = 0.01
 # A round ends where the kernel needs this part more frequencies than there are; the next begins
 # where it needs at most that part more.
 SLACK, GROWTH = 0.1, 0.25
@@ -112,11 +112,11 @@ class _Search:
 
     def _rounds(self, told: Told) -> None:
         for _ in range(MOST_ROUNDS):
-            again = self._round(told)
-            if not again or self.steps >= self.plan.max_iter:
-                break
-        if again:
-            self.status, self.message = "max_steps", f"{self.steps} steps were taken"
+            if not self._round(told):
+                return
+            self.status, self.message = "max_steps", "its frequencies have not settled"
+            if self.steps >= self.plan.max_iter:
+                return
 
     def _build(self, shape: tuple[int, ...]) -> None:
         b, plan = self.b, self.plan
@@ -209,10 +209,13 @@ class _Search:
 
     def _cramped(self, x: Array) -> bool:
         """Whether the kernel at x reaches much further than the padding."""
-        grid, now = self.data.grid, np.array(self.evidence.shape)
+        grid, now = self.data.grid, self.evidence.shape
         kernel = self.kernel.with_theta(_flat(self.kernel, self._values(x)))
-        needed = np.array(padded_shape(kernel, grid, self.plan.periodic))
-        return np.any(needed - grid.shape > (1.0 + GROWTH) * (now - grid.shape))
+        needed = padded_shape(kernel, grid, self.plan.periodic)
+        return any(
+            wanted - n > (1.0 + GROWTH) * (there - n)
+            for n, wanted, there in zip(grid.shape, needed, now, strict=True)
+        )
 
     def _needed(self, x: Array) -> Hartley:
         """The frequencies that the kernel at x needs."""
@@ -223,7 +226,7 @@ class _Search:
 
     def _missing(self, x: Array) -> int:
         """How many frequencies that the kernel at x needs are not retained."""
-        return np.count_nonzero(~np.isin(self._needed(x).places, self.evidence.basis.places))
+        return len(np.setdiff1d(self._needed(x).places, self.evidence.basis.places))
 
     def _values(self, x: Array) -> dict[str, np.ndarray]:
         named = self.evidence.named(x)
@@ -255,7 +258,7 @@ def _without_empty(
 
 
 def _require_memory(b: Backend, evidence: GridEvidence) -> None:
-    fields = int(np.prod(evidence.data.y.shape[:-1], dtype=np.int64))
+    fields = math.prod(evidence.data.y.shape[:-1])
     R = evidence.basis.cols
     b.require_memory(
         (10 * fields + 8) * R * R * b.itemsize,
@@ -264,80 +267,46 @@ def _require_memory(b: Backend, evidence: GridEvidence) -> None:
     )
 
 
-# -- grids -----------------------------------------------------------------------------------------
+def check_parameters(model: Any) -> None:
+    """Raise ``ValueError`` where a setting of the search is impossible."""
+    for name, need in (("threshold", 1.0), ("tol", np.inf), ("time_limit", np.inf)):
+        value = getattr(model, name)
+        if name == "time_limit" and value is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Real)
+            or not 0.0 <= float(value) <= need
+        ):
+            limit = "of 0 or more" if need == np.inf else f"of 0 to {need:g}"
+            raise ValueError(f"{name}={value!r} was given; expected a number {limit}")
+    for name, least in (("max_iter", 0), ("max_frequencies", 1)):
+        value = getattr(model, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r} was given; expected an integer of {least} or more")
 
 
-def padded_shape(kernel: Kernel, grid: Grid, periodic: tuple[bool, ...]) -> tuple[int, ...]:
-    """The periodic grid on which the domain is computed: longer by the kernel's reach along each
-    axis that is not periodic, and never more than twice as long."""
-    b = backends.get("numpy")
-    twice = tuple(2 * n for n in grid.shape)
-    where = lags(twice, tuple(grid.spacing))
-    row = kernel.gram(b.asarray(kernel.theta()), 0.0 * where[:1], where)
-    k = np.abs(np.reshape(row, twice))
-    reach = []
-    for axis, n in enumerate(grid.shape):
-        others = tuple(a for a in range(grid.ndim) if a != axis)
-        far = np.flatnonzero(np.max(k, axis=others)[: n + 1] > REACH * np.max(k))
-        reach.append(min(n, 1 + np.max(far, initial=-1)))
-    wide = padded(grid.shape, tuple(reach))
-    return tuple(n if p else m for n, m, p in zip(grid.shape, wide, periodic, strict=True))
-
-
-def widened(a: np.ndarray, grid: Grid, shape: tuple[int, ...]) -> np.ndarray:
-    """A field of the domain (..., *grid.shape) on the padded grid, (..., N), zero elsewhere."""
-    lead = a.shape[: a.ndim - grid.ndim]
-    out = np.zeros((*lead, *shape))
-    out[(..., *(slice(n) for n in grid.shape))] = a
-    return out.reshape(*lead, -1)
-
-
-def cropped(a: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
-    """A field of the padded grid (..., N) on the domain, (..., *grid.shape)."""
-    wide = backends.of(a).xp.reshape(a, (*a.shape[:-1], *shape))
-    return wide[(..., *(slice(n) for n in grid.shape))]
-
-
-def observations(
-    b: Backend, data: Cells, likelihood: Likelihood, shape: tuple[int, ...]
-) -> Observations:
-    """The data on the padded grid; cells that say nothing have weight 0."""
-    used = data.used
-    parts = (np.where(used, data.counts, 0.0), used, np.where(used, data.exposure, 0.0))
-    y, weights, exposure = (b.asarray(widened(a, data.grid, shape)) for a in parts)
-    return Observations(likelihood, y, weights, exposure)
-
-
-def stationary(kernel: Kernel, grid: Grid) -> None:
-    """Refuse a kernel that has no spectrum on a grid.
-
-    Raises
-    ------
-    ValueError
-        If it does not fit the axes, is not a function of the lag, or has white noise.
-    """
-    kernel.check(grid.ndim)
-    b = backends.get("numpy")
-    rng = np.random.default_rng(0)
-    theta, width = b.asarray(kernel.theta()), grid.spacing * np.array(grid.shape)
-    X, Z, away = (width * rng.uniform(size=(m, grid.ndim)) for m in (5, 4, 1))
-    here, there = kernel.gram(theta, X, Z), kernel.gram(theta, X + away, Z + away)
-    diagonal = kernel.diag(theta, X)
-    scale = np.max(np.abs(diagonal))
-    if not np.allclose(here, there, rtol=0.0, atol=1e-6 * scale):
-        raise ValueError(
-            f"kernel {type(kernel).__name__} is not stationary: its value depends on more than "
-            "the difference of two places; expected one such as RBF, Matern52, Periodic, or sums "
-            "and products of them"
+def say_how_it_ended(found: Found, max_iter: int) -> None:
+    """Warn of a fit that ended early."""
+    if found.status == "max_steps":
+        warnings.warn(
+            f"the search has not converged after {found.steps} steps ({found.message}); raise "
+            f"max_iter={max_iter} to go on",
+            ConvergenceWarning,
+            stacklevel=4,
         )
-    alone = np.diagonal(kernel.gram(theta, X, X.copy()))
-    if not np.allclose(diagonal, alone, rtol=0.0, atol=1e-6 * scale):
-        raise ValueError(
-            "kernel has white noise, which no map shows; leave it out, and use "
-            "likelihood='negative_binomial' if counts vary more than Poisson's"
+    elif found.status in ("interrupted", "time_limit", "failed"):
+        warnings.warn(
+            f"the fit ended early ({found.message}); the best state of {found.steps} steps is kept",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if not found.result.converged.all():
+        warnings.warn(
+            f"the posterior was not found to the tolerance: {found.result.message}",
+            ConvergenceWarning,
+            stacklevel=4,
         )
 
 
-__all__ = [
-    "Found", "Plan", "cropped", "observations", "padded_shape", "search", "stationary", "widened",
-]  # fmt: skip
+__all__ = ["Found", "Plan", "check_parameters", "say_how_it_ended", "search"]

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._cells import Cells, binned, cells
 from gplvm_xp.estimators._contrast import starting_kernel
 from gplvm_xp.estimators._data import to_like
 from gplvm_xp.estimators._fitted_rates import FittedRates
-from gplvm_xp.estimators._grid import (
-    Cells,
-    Grid,
-    axis_flags,
-    cells,
-    ends,
-    finite,
-    grid,
-    sides,
-    table,
-)
-from gplvm_xp.estimators._rates import Found, Plan, cropped, search, stationary
+from gplvm_xp.estimators._grid import Grid, axis_flags, ends, sides
+from gplvm_xp.estimators._padding import cropped, stationary
+from gplvm_xp.estimators._rates import Found, Plan, check_parameters, say_how_it_ended, search
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.estimators._targets import chosen
 from gplvm_xp.kernels import Kernel
@@ -261,37 +250,12 @@ class LogGaussianCoxProcess(FittedRates):
             If the R × R matrices do not fit, before they are allocated.
         """
         b = backends.get(self.backend, X, self.dtype)
-        self._check_parameters()
-        if exposure is not None and positions is not None:
-            raise ValueError(
-                "exposure and positions were both given; expected one of them: positions are "
-                "counted to give the exposure"
-            )
-        if (positions is None) != (time_step is None):
-            raise ValueError(
-                "positions and time_step belong together: give the seconds from one position to "
-                "the next with the positions"
-            )
-        known = None if self.extent is None else ends(self.extent).shape[0]
-        track = None if positions is None else table("positions", positions, known)
-        A = table("X", X, known if track is None else track.shape[1])
-        finite("X", A, "leave such events out, X[np.isfinite(X).all(axis=1)]")
-        found = np.zeros((0, A.shape[1])) if track is None else _tracked(track)
-        where = grid(self.shape, self.extent, A.shape[1], A, found)
-        self._place(where)
-        self._refuse_outside(A)
-        counts = where.histogram(A)
-        if track is not None:
-            if not isinstance(time_step, Real) or not 0.0 < time_step < np.inf:
-                raise ValueError(f"time_step={time_step!r} was given; expected positive seconds")
-            self._refuse_outside(found, "positions (rows with NaN left out)")
-            exposure = time_step * where.histogram(found)
-        if exposure is not None:
-            _refuse_unvisited(A, where, exposure)
+        check_parameters(self)
+        data = binned(X, self.shape, self.extent, exposure, positions, time_step)
         names = getattr(X, "columns", None)
         if names is not None and all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.asarray(names, dtype=object)
-        return self._fit(b, cells(where, counts, exposure), X)
+        return self._fit(b, data, X)
 
     def fit_counts(self, counts: Array, exposure: Any = None, *, integer: bool = True) -> Self:
         """Learn the rates of one or many fields from counts on the grid.
@@ -321,7 +285,7 @@ class LogGaussianCoxProcess(FittedRates):
             If the R × R matrices do not fit, before they are allocated.
         """
         b = backends.get(self.backend, counts, self.dtype)
-        self._check_parameters()
+        check_parameters(self)
         box = None if self.extent is None else ends(self.extent)
         if np.ndim(self.shape):
             d = np.size(self.shape)
@@ -331,7 +295,6 @@ class LogGaussianCoxProcess(FittedRates):
         if box is None:
             box = np.array([(0.0, n) for n in shape])
         where = Grid(shape, ends(box, len(shape)))
-        self._place(where)
         return self._fit(b, cells(where, counts, exposure, integer=integer), counts)
 
     # -- private ---------------------------------------------------------------------------------
@@ -372,7 +335,7 @@ class LogGaussianCoxProcess(FittedRates):
         )
         found = search(b, data, plan)
         self._keep(b, data, found, like)
-        _say_how_it_ended(found, self.max_iter)
+        say_how_it_ended(found, self.max_iter)
         return self
 
     def _keep(self, b: Backend, data: Cells, found: Found, like: Any) -> None:
@@ -396,69 +359,8 @@ class LogGaussianCoxProcess(FittedRates):
         self.loss_curve_ = np.asarray(found.values, dtype=np.float64)
         self.n_iter_, self.status_ = found.steps, found.status
         self.n_features_in_ = where.ndim
+        self._place(where)
         self._posterior = q
-
-    def _check_parameters(self) -> None:
-        for name, need in (("threshold", 1.0), ("tol", np.inf), ("time_limit", np.inf)):
-            value = getattr(self, name)
-            if name == "time_limit" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= need:
-                limit = "of 0 or more" if need == np.inf else f"of 0 to {need:g}"
-                raise ValueError(f"{name}={value!r} was given; expected a number {limit}")
-        for name, least in (("max_iter", 0), ("max_frequencies", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise ValueError(
-                    f"{name}={value!r} was given; expected an integer of {least} or more"
-                )
-
-
-def _tracked(track: np.ndarray) -> np.ndarray:
-    """The positions that are known."""
-    lost = np.isnan(track).any(axis=1)
-    if lost.all():
-        raise ValueError(
-            "no position is known: every row of positions has NaN; expected samples of where the "
-            "observer was"
-        )
-    finite("positions", track[~lost], "NaN is lost tracking; correct the others")
-    return np.asarray(track[~lost])
-
-
-def _refuse_unvisited(A: np.ndarray, where: Grid, exposure: Any) -> None:
-    """Refuse events in cells that were not observed, by their rows."""
-    seen = cells(where, np.zeros(where.shape), exposure).exposure.ravel()
-    rows = np.flatnonzero(seen[where.cells(A)] == 0.0)
-    if rows.size:
-        raise ValueError(
-            f"row {rows[0]} of X, {A[rows[0]]}, is in a cell of exposure 0 ({rows.size} of "
-            f"{A.shape[0]} events are); expected events only where there was observation: take a "
-            "coarser grid, place each event at the position sample nearest in time, or leave such "
-            "events out"
-        )
-
-
-def _say_how_it_ended(found: Found, max_iter: int) -> None:
-    if found.status == "max_steps":
-        warnings.warn(
-            f"max_iter={max_iter} steps were taken and the search has not converged; raise "
-            "max_iter to go on",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-    elif found.status in ("interrupted", "time_limit", "failed"):
-        warnings.warn(
-            f"the fit ended early ({found.message}); the best state of {found.steps} steps is kept",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-    if not found.result.converged.all():
-        warnings.warn(
-            f"the posterior was not found to the tolerance: {found.result.message}",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
 
 
 __all__ = ["LogGaussianCoxProcess"]

@@ -6,7 +6,7 @@ from gplvm_xp.variational.dense import DenseEvidence, DensePosterior
 from gplvm_xp.variational.engines import Covariance, Engine, Information, Marginals
 from gplvm_xp.variational.free_energy import FreeEnergy, FreeEnergyPoint
 from gplvm_xp.variational.grid import GridEvidence, GridPosterior
-from gplvm_xp.variational.observations import Observations, Terms
+from gplvm_xp.variational.observations import Observations, Slopes, Terms
 from gplvm_xp.variational.sites import SiteProgress, SiteResult, fixed_point
 from gplvm_xp.variational.stochastic import StochasticResult, natural_gradient
 
@@ -24,6 +24,7 @@ __all__ = [
     "Observations",
     "SiteProgress",
     "SiteResult",
+    "Slopes",
     "StochasticResult",
     "Terms",
     "fixed_point",

@@ -196,7 +196,7 @@ class DenseEvidence(Evidence):
             assert isinstance(engine, Information)
             p, root = sites[0], None
             q = engine.condition(p, sites[1])
-            nu = -data.terms(q.m, q.v).r
+            nu = -data.slopes(q.m, q.v).r
             B = engine.B.matrix(self.X)
             Sigma = B @ engine.covariance(p)[0] @ xp.matrix_transpose(B)
             inner = p[..., :, None] * eye - p[..., :, None] * Sigma * p[..., None, :]

@@ -106,6 +106,8 @@ class GridEvidence(Evidence):
         If more frequencies would be retained than ``max_frequencies``.
     """
 
+    basis: Hartley
+
     def __init__(
         self,
         kernel: Kernel,

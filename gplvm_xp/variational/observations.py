@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
-from gplvm_xp.likelihoods.base import Likelihood
+from gplvm_xp.likelihoods.base import Expected, Likelihood
+
+
+class Slopes(NamedTuple):
+    """𝓔 = −Σ w ℓ and its first derivatives, d𝓔 = r·dm + ½ s·dv: all that sites need."""
+
+    value: Array
+    r: Array
+    s: Array
 
 
 class Terms(NamedTuple):
@@ -51,33 +59,53 @@ class Observations:
     exposure: Array | None = None
     offset: Array | None = None
     theta: Array | None = None
+    # −Σ w (terms of ln p without f), (...): once, not at every evaluation.
+    constant: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        xp = backend.of(self.y).xp
+        fixed = self.likelihood.constant(self.y, self.theta, self.exposure)
+        fixed = xp.broadcast_to(fixed, self.y.shape)
+        if self.weights is not None:
+            fixed = xp.where(self.weights > 0.0, self.weights * fixed, 0.0)
+        object.__setattr__(self, "constant", -xp.sum(fixed, axis=-1))
 
     def predictor(self, m: Array) -> Array:
         """The mean of f from that of B z."""
         return m if self.offset is None else m + self.offset
 
+    def slopes(self, m: Array, v: Array) -> Slopes:
+        """𝓔 and its first derivatives at marginals of B z: r = −wℓ_m, s = −2wℓ_v; (..., N)."""
+        e, value = self._expected(m, v)
+        return Slopes(value, self._times(-1.0, e.m), self._times(-2.0, e.v))
+
     def terms(self, m: Array, v: Array) -> Terms:
-        """𝓔 and its derivatives at marginals of B z; all (..., N).
+        """𝓔 and its derivatives to second order at marginals of B z; all (..., N).
 
         Source: Bonnet and Price, as collected in derivations/likelihoods.md; r = −wℓ_m,
         h = −wℓ_mm, s = −2wℓ_v, t = −2wℓ_mv, c = −4wℓ_vv.
         """
-        xp = backend.of(m).xp
-        e = self.likelihood.expected(
-            self.y, self.predictor(m), v, theta=self.theta, exposure=self.exposure
-        )
-        r, s, h, t, c = -e.m, -2.0 * e.v, -e.mm, -2.0 * e.mv, -4.0 * e.vv
-        if self.weights is None:
-            return Terms(-xp.sum(e.value, axis=-1), r, s, h, t, c)
-        used = self.weights > 0.0
-
-        def weigh(a: Array) -> Array:
-            # A masked entry's own term may be anything, NaN included.
-            return xp.where(used, self.weights * a, 0.0)
-
+        e, value = self._expected(m, v)
         return Terms(
-            -xp.sum(weigh(e.value), axis=-1), weigh(r), weigh(s), weigh(h), weigh(t), weigh(c)
+            value,
+            self._times(-1.0, e.m),
+            self._times(-2.0, e.v),
+            self._times(-1.0, e.mm),
+            self._times(-2.0, e.mv),
+            self._times(-4.0, e.vv),
         )
+
+    def _expected(self, m: Array, v: Array) -> tuple[Expected, Array]:
+        xp = backend.of(m).xp
+        m, w = self.predictor(m), self.weights
+        if w is not None:
+            # At a masked entry m and v may be anything, and 0 · ∞ is not 0.
+            m, v = xp.where(w > 0.0, m, 0.0), xp.where(w > 0.0, v, 0.0)
+        e = self.likelihood.expected_varying(self.y, m, v, self.theta, self.exposure)
+        return e, self.constant - xp.sum(e.value if w is None else w * e.value, axis=-1)
+
+    def _times(self, factor: float, a: Array) -> Array:
+        return factor * a if self.weights is None else (factor * self.weights) * a
 
     def theta_gradient(self, m: Array, v: Array) -> Array:
         """∂𝓔/∂θ of the likelihood's hyperparameters, summed over all observations, (p,)."""
@@ -90,4 +118,4 @@ class Observations:
         return -xp.sum(xp.reshape(g, (g.shape[0], -1)), axis=-1)
 
 
-__all__ = ["Observations", "Terms"]
+__all__ = ["Observations", "Slopes", "Terms"]

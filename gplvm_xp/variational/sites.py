@@ -19,7 +19,7 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.variational.engines import Engine, Marginals
-from gplvm_xp.variational.observations import Observations, Terms
+from gplvm_xp.variational.observations import Observations, Slopes
 
 SiteStatus: TypeAlias = Literal[
     "converged", "max_steps", "stopped", "interrupted", "time_limit", "failed"
@@ -47,7 +47,7 @@ class SiteResult:
         Posterior mean of the latent vector.
     m, v : array (..., N)
         Marginal means and variances of B z (without the offset).
-    terms : Terms
+    terms : Slopes
         Of the likelihood there.
     free_energy : ndarray (...)
         KL + expected negative log-likelihood, nats, all constants, on the host.
@@ -66,7 +66,7 @@ class SiteResult:
     mu: Array
     m: Array
     v: Array
-    terms: Terms
+    terms: Slopes
     free_energy: np.ndarray
     change: np.ndarray
     steps: np.ndarray
@@ -143,7 +143,7 @@ class _Now(NamedTuple):
     p: Array
     y: Array
     q: Marginals
-    terms: Terms
+    terms: Slopes
     f: Array
 
 
@@ -175,7 +175,8 @@ class _Search:
         self.steps, self.rejected = np.zeros(lead, dtype=int), np.zeros(lead, dtype=int)
         self.converged = np.zeros(lead, dtype=bool)
         rho = last = np.full(lead, self.longest)
-        before = b.zeros((2, *self.now.q.m.shape))
+        zero = xp.zeros_like(self.now.q.m)
+        before = zero, zero
         given_up = np.zeros(lead, dtype=bool)
         for step in range(max_steps + 1):
             self.history.append(self.free_energy)
@@ -191,19 +192,23 @@ class _Search:
             if time_limit is not None and elapsed >= time_limit:
                 return "time_limit", f"time_limit={time_limit:g} s reached"
             now = self.now
-            length = b.asarray(rho)[..., None]
-            p = (1.0 - length) * now.p + length * now.terms.s
-            aim = now.terms.s * now.q.m - now.terms.r
-            new = self._state(p, (1.0 - length) * now.y + length * aim)
-            moved = xp.stack([new.q.m - now.q.m, new.q.v - now.q.v])
+            p, y = now.terms.s, now.terms.s * now.q.m - now.terms.r
+            if (rho < 1.0).any():
+                length = b.asarray(rho)[..., None]
+                p, y = now.p + length * (p - now.p), now.y + length * (y - now.y)
+            new = self._state(p, y)
+            moved = new.q.m - now.q.m, new.q.v - now.q.v
             # Along with the step before: how much of the residual a full step would leave.
-            overlap = xp.sum(moved * before, axis=(0, -1))
-            weight = xp.sum(before * before, axis=(0, -1))
+            overlap, weight = (
+                xp.vecdot(a[0], before[0]) + xp.vecdot(a[1], before[1]) for a in (moved, before)
+            )
             # Sums over many observations round; a rise within it is none.
             slack = 1e3 * b.eps * (1.0 + xp.abs(now.f) + xp.abs(now.terms.value))
             live = xp.asarray(~(self.converged | given_up), device=b.device)
             better = live & xp.isfinite(new.f) & ~(new.f > now.f + slack)
-            largest = xp.max(xp.max(xp.abs(moved), axis=-1), axis=0)
+            largest = xp.maximum(
+                xp.max(xp.abs(moved[0]), axis=-1), xp.max(xp.abs(moved[1]), axis=-1)
+            )
             host = b.to_host(
                 xp.stack([xp.astype(better, b.dtype), new.f, largest, overlap, weight])
             )
@@ -219,7 +224,13 @@ class _Search:
             # energy is too flat to show near its minimum, half of one gets there.
             left = np.where(host[4, ...] > 0.0, host[3, ...] * last / (host[4, ...] * rho), 0.5)
             longer = np.minimum(rho / np.maximum(1.0 - left, 0.25), self.longest)
-            before = xp.where(better[..., None], moved, before)
+            if accepted.all():
+                before = moved
+            elif accepted.any():
+                before = (
+                    _pick(b, better, moved[0], before[0]),
+                    _pick(b, better, moved[1], before[1]),
+                )
             last = np.where(accepted, rho, last)
             rho = np.where(accepted, np.maximum(longer, 0.05 * rho), 0.5 * rho)
             given_up = given_up | (running & ~accepted & (rho < 1e-8))
@@ -245,14 +256,14 @@ class _Search:
         xp = self.b.xp
         shape = self.data.y.shape
         m = xp.broadcast_to(self.engine.prior_mean, shape)
-        s = self.data.terms(m, xp.zeros_like(self.data.y)).s
+        s = self.data.slopes(m, xp.zeros_like(self.data.y)).s
         s = xp.where(s > 0.0, s, 0.0)
         return s, s * m
 
     def _state(self, p: Array, y: Array) -> _Now:
         xp = self.b.xp
         q = self.engine.condition(p, y)
-        terms = self.data.terms(q.m, q.v)
+        terms = self.data.slopes(q.m, q.v)
         f = q.kl + terms.value
         return _Now(p, y, q, terms, xp.where(q.ok & xp.isfinite(f), f, xp.inf))
 
@@ -265,7 +276,7 @@ def chosen(b: Backend, mask: np.ndarray, new: SiteResult, old: SiteResult) -> Si
     arrays = {
         k: _pick(b, on_device, getattr(new, k), getattr(old, k)) for k in ("p", "y", "mu", "m", "v")
     }
-    terms = Terms(*(_pick(b, on_device, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
+    terms = Slopes(*(_pick(b, on_device, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
     f = np.where(mask, new.free_energy, old.free_energy)
     return replace(new, **arrays, terms=terms, free_energy=f)
 
@@ -273,7 +284,7 @@ def chosen(b: Backend, mask: np.ndarray, new: SiteResult, old: SiteResult) -> Si
 def _choose(b: Backend, mask: Array, new: _Now, old: _Now) -> _Now:
     """New states where the mask says so, field by field."""
     q = Marginals(*(_pick(b, mask, a, c) for a, c in zip(new.q, old.q, strict=True)))
-    terms = Terms(*(_pick(b, mask, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
+    terms = Slopes(*(_pick(b, mask, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
     p, y, f = (_pick(b, mask, getattr(new, k), getattr(old, k)) for k in ("p", "y", "f"))
     return _Now(p, y, q, terms, f)
 

@@ -120,7 +120,7 @@ def natural_gradient(
     zero = xp.zeros_like(data.y)
     start = b.zeros((L,)) if mean is None else mean
     # As in the fixed point: the curvature at the prior's mean, where nothing overflows.
-    s = data.terms(B.apply(start), zero).s
+    s = data.slopes(B.apply(start), zero).s
     s = xp.where(s > 0.0, s, 0.0)
     P = prior.plus(B.gram(s))
     a = P @ start
@@ -138,7 +138,7 @@ def natural_gradient(
             _, kl, mu, C = from_natural(prior, P, a, mean)
             scale = N / index.size
             m = rows.apply(mu)
-            t = part.terms(m, rows.quad(C))
+            t = part.slopes(m, rows.quad(C))
             aim_P = prior.plus(scale * rows.gram(t.s))
             aim_a = base + scale * rows.adjoint(t.s * m - t.r)
             rho = rate(steps)
@@ -162,7 +162,7 @@ def natural_gradient(
     except KeyboardInterrupt:
         status, message = "interrupted", "interrupted by the keyboard; the last state is kept"
     _, kl, mu, C = from_natural(prior, P, a, mean)
-    total = kl + data.terms(B.apply(mu), B.quad(C)).value
+    total = kl + data.slopes(B.apply(mu), B.quad(C)).value
     return StochasticResult(
         mu, C, float(b.to_host(total)), np.asarray(estimates), steps, shortened, status, message
     )
