@@ -34,7 +34,7 @@ HOMES = {
     "scipy.linalg": ("backend/_numpy.py", "_machine.py"),  # the latter only asks which BLAS it has
     "torch": ("_machine.py",),
     "sklearn": ("estimators/", "init.py", "datasets/", "io/", "_machine.py", "cli.py"),
-    "matplotlib": ("plot.py", "cli.py", "_machine.py"),
+    "matplotlib": ("plot/", "cli.py", "_machine.py"),
     "tqdm": ("estimators/", "cli.py", "datasets/"),
 }
 MAX_LINES = 400
@@ -43,6 +43,7 @@ DEVICE_FLOORS = range(2, 6)
 HOST_ONLY = {
     "init.py": "starts are computed on the host, once",
     "_header.py": "a file's header holds host numbers",
+    "estimators/_targets.py": "targets are checked and encoded on the host",
 }
 # module or folder: {call: why the number is the host's}. A call on `to_host(...)` needs none.
 HOST_NUMBERS: dict[str, dict[str, str]] = {
@@ -54,10 +55,13 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
     "optim/scipy.py": {
         "packed.item(0)": "read by the one bridge", "np.max(np.abs(packed[1:])).item()": "the same",
     },
+    "likelihoods/base.py": {"float(v)": "starting values"},
     "predict.py": {
         "int(c)": "rows of a missing-data pattern", "int(f.rows.max())": "row indices",
     },
     "estimators/": {
+        "float(accuracy_score(host(y), found, sample_weight=sample_weight))": "a host metric",
+        "float(r2_score(host(y), found, sample_weight=sample_weight))": "a host metric",
         "bool(self.scale)": "an argument", "float(value)": "an argument",
         "bool(flag)": "an argument", "int(n)": "numbers of cells",
         "int(self._host_embedding.shape[1])": "a shape",
@@ -172,16 +176,20 @@ def test_the_reader_sees_planted_readings():
 
 
 def overrides():
-    from gplvm_xp import kernels, optim, priors
+    from gplvm_xp import kernels, likelihoods, operators, optim, posteriors, priors
     from gplvm_xp.backend import _numpy, _torch
     from gplvm_xp.backend.base import Backend
     from gplvm_xp.backend.cuda import device
     from gplvm_xp.kernels import Kernel
+    from gplvm_xp.likelihoods import Likelihood
+    from gplvm_xp.operators import LinearMap, Precision
     from gplvm_xp.optim.base import Method
+    from gplvm_xp.posteriors import Covariance
     from gplvm_xp.priors import Prior
 
     modules = {Backend: (_numpy, _torch, device), Kernel: (kernels,), Prior: (priors,)}
-    modules[Method] = (optim,)
+    modules |= {Method: (optim,), Likelihood: (likelihoods,), Covariance: (posteriors,)}
+    modules |= {LinearMap: (operators,), Precision: (operators,)}
     for base, places in modules.items():
         classes = {
             thing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from gplvm_xp import datasets, kernels, likelihoods, optim
+from gplvm_xp import backend, datasets, kernels, likelihoods, optim
 from gplvm_xp import posteriors as post
 from gplvm_xp.operators import (
     Dense,
@@ -406,6 +406,43 @@ def test_a_batch_is_its_members_one_by_one():
     free = FreeEnergy(prior, Dense(B), post.Cholesky(), data, mean=MEAN)
     result = optim.newton_krylov(free.at, free.start())
     np.testing.assert_allclose(result.value, together.free_energy, rtol=1e-11)
+
+
+def test_a_large_batch_is_cut_without_a_trace(monkeypatch):
+    rng = np.random.default_rng(13)
+    Y = rng.poisson(2.0, (7, 12)).astype(float)
+    seen = (rng.uniform(size=(7, 12)) > 0.2).astype(float)
+    data = Observations(likelihoods.Poisson(), Y, seen, offset=rng.standard_normal((7, 1)))
+    mean = np.linspace(-0.5, 0.5, 7)
+
+    def run(step, callback=None):
+        monkeypatch.setattr(
+            type(backend.of(Y)), "batches",
+            lambda self, n, size: [slice(i, min(i + step, n)) for i in range(0, n, step)],
+        )  # fmt: skip
+        grid = GridEvidence(kernels.RBF(1.0, 1.5), (3, 4), (1.0, 1.0), data, mean=mean)
+        grid.callback = callback
+        dense = DenseEvidence(
+            kernels.RBF(1.0, 1.5), rng2.standard_normal((12, 2)), data, mean=mean, fit_mean=True
+        )
+        dense.callback = callback
+        return [(e.value_and_grad(e.start()), e.result) for e in (grid, dense)]
+
+    rng2 = np.random.default_rng(14)
+    whole = run(7)
+    rng2 = np.random.default_rng(14)
+    for (value, result), (want, known) in zip(run(3), whole, strict=True):
+        np.testing.assert_allclose(value[0], want[0], rtol=1e-12)
+        np.testing.assert_allclose(value[1], want[1], rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(result.m, known.m, atol=1e-8)
+        assert result.steps.tolist() == known.steps.tolist()
+        assert result.converged.all()
+    rng2 = np.random.default_rng(14)
+    for value, result in run(3, lambda progress: progress.step == 2):
+        assert result.status == "stopped"
+        assert np.isfinite(value[0])
+        assert 0 < result.steps[:3].max() <= 2
+        assert not result.steps[3:].any()
 
 
 def test_sites_on_every_library(case):

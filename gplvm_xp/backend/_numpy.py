@@ -118,6 +118,11 @@ class NumpyBackend(Backend):
         # Large enough that the interpreter's share is small, and two percent of n × n at n = 4000.
         return min(n, 256), min(n, 768 if n < 6000 else 1024)
 
+    def batches(self, count: int, size: int) -> list[slice]:
+        # Arrays of half a MiB: a few of them are in the cache together.
+        step = max(1, 2**16 // max(size, 1))
+        return [slice(i, min(i + step, count)) for i in range(0, count, step)] or [slice(0, 0)]
+
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:

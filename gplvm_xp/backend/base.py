@@ -147,6 +147,11 @@ class Backend:
         """Apply ``function`` to every tile; results in the order of the tiles, whoever ran them."""
         return map(function, tiles)
 
+    def batches(self, count: int, size: int) -> list[slice]:
+        """Members of a batch that are computed together; ``size`` numbers each. Here all of them:
+        on a device, few large launches beat a small working set."""
+        return [slice(0, count)]
+
     # -- dense linear algebra --------------------------------------------------------------------
 
     def cholesky(self, K: Array) -> tuple[Array, Array]:

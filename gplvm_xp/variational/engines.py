@@ -10,7 +10,7 @@ never inverting it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gplvm_xp import backend
@@ -44,6 +44,10 @@ class Engine(ABC):
     def condition(self, p: Array, y: Array) -> Marginals:
         """The posterior of sites p, y̌ (..., N), each."""
 
+    @abstractmethod
+    def part(self, rows: slice) -> Engine:
+        """That of some members of a batch; what the batch shares stays shared."""
+
 
 @dataclass(frozen=True, eq=False)
 class Information(Engine):
@@ -55,7 +59,7 @@ class Information(Engine):
     Parameters
     ----------
     prior : Precision
-        Λ.
+        Λ, shared by a batch.
     B : LinearMap
         Latent vector to predictors.
     mean : array (..., L), optional
@@ -81,6 +85,11 @@ class Information(Engine):
             pull = pull + self.prior.apply(self.mean)
         ok, kl, mu, C = from_natural(self.prior, self.prior.plus(self.B.gram(p)), pull, self.mean)
         return Marginals(ok, kl, mu, self.B.apply(mu), self.B.quad(C))
+
+    def part(self, rows: slice) -> Information:
+        if self.mean is None or self.mean.ndim < 2:
+            return self
+        return replace(self, mean=self.mean[rows, ...])
 
     def covariance(self, p: Array) -> tuple[Array, Array]:
         """Σ and a root S with S Sᵀ = Σ, both (..., L, L), of the posterior with sites p."""
@@ -133,8 +142,8 @@ class Covariance(Engine):
 
     Parameters
     ----------
-    K : array (..., n, n)
-        Prior covariance, positive semi-definite.
+    K : array (n, n)
+        Prior covariance, positive semi-definite, shared by a batch.
     mean : array (..., n) or (..., 1), optional
         μ₀, default 0.
 
@@ -170,6 +179,11 @@ class Covariance(Engine):
             + 2.0 * xp.sum(xp.log(xp.linalg.diagonal(L)), axis=-1)
         )
         return Marginals(ok, kl, mu, mu, v)
+
+    def part(self, rows: slice) -> Covariance:
+        if self.mean is None or self.mean.ndim < 2:
+            return self
+        return replace(self, mean=self.mean[rows, ...])
 
     def factor(self, p: Array) -> tuple[Array, Array, Array, Array]:
         """p clipped at 0, W^½, the factor of B_W, and whether it exists."""

@@ -22,6 +22,7 @@ from gplvm_xp.posteriors import Cholesky
 from gplvm_xp.variational.engines import Engine, Information
 from gplvm_xp.variational.free_energy import FreeEnergy
 from gplvm_xp.variational.observations import Observations
+from gplvm_xp.variational.parts import fixed_point_by_parts
 from gplvm_xp.variational.sites import SiteProgress, SiteResult, SiteStatus, chosen, fixed_point
 
 
@@ -114,7 +115,7 @@ class Evidence(ABC):
         """Fixed point from the last result; where that fails, from scratch, then Newton-Krylov."""
         starts = [None if self.result is None else (self.result.p, self.result.y), None]
         for sites in starts[self.result is None :]:
-            result = fixed_point(
+            result = fixed_point_by_parts(
                 engine, data, sites=sites, tol=self.tol, max_steps=self.max_steps,
                 callback=self.callback,
             )  # fmt: skip

@@ -1,8 +1,4 @@
-"""Pictures of a fitted model, with Matplotlib (``pip install 'gplvm-xp[plot]'``).
-
-Every function draws on the Axes it is given, or on a Figure of its own without pyplot's global
-state, and returns the Axes: ``latent(model, labels).figure.savefig("picture.png")``.
-"""
+"""Maps of the latents."""
 
 from __future__ import annotations
 
@@ -12,25 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gplvm_xp import backend
+from gplvm_xp.plot._parts import COLOURS, axes, bar, host, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (without yellow, which is lost on white) and three dark ones of Tol's
-# "muted" scheme: told apart with any colour vision, more so with the markers.
-_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-    "#56B4E9",
-    "#332288",
-    "#999933",
-    "#882255",
-    "#111111",
-)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES = ("-", "--", ":", "-.")
 _NO_LABEL = "#8a8a8a"
@@ -85,7 +67,7 @@ def latent(
     ValueError
         If the labels do not match the rows, or ``dims`` or ``resolution`` are out of range.
     """
-    Z = _host(model.embedding_)
+    Z = host(model.embedding_)
     n, q = Z.shape
     classes = None if labels is None else np.asarray(labels)
     if classes is not None and classes.shape != (n,):
@@ -95,7 +77,7 @@ def latent(
     if resolution < 2:
         raise ValueError(f"resolution={resolution} was given; expected 2 or more grid points")
     if q == 1:
-        return _line(model, Z, classes, _axes(ax), resolution, outputs, title)
+        return _line(model, Z, classes, axes(ax), resolution, outputs, title)
     if len(dims) != 2 or dims[0] == dims[1] or not all(0 <= d < q for d in dims):
         raise ValueError(
             f"dims={dims} was given; expected two different latent dimensions of 0 to {q - 1}"
@@ -104,7 +86,7 @@ def latent(
     low, high = _frame(points)
     # Equal scales fill the figure where it has the shape of the data.
     width, height = 5.0 * (high - low) / (high - low).max()
-    ax = _axes(ax, (width + 1.5, height + 1.3))
+    ax = axes(ax, (width + 1.5, height + 1.3))
     if uncertainty:
         _uncertainty(model, Z, dims, low, high, resolution, ax)
     _scatter(ax, points[:, 0], points[:, 1], classes)
@@ -119,105 +101,7 @@ def latent(
     return ax
 
 
-def relevance(model: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Bars of how much each latent dimension matters (``model.relevance()``, the largest 1).
-
-    Parameters
-    ----------
-    model : GPLVM
-        Fitted.
-    ax : matplotlib Axes, optional
-    title : str, optional
-
-    Returns
-    -------
-    matplotlib Axes
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
-    """
-    values = _host(model.relevance())
-    ax = _axes(ax, (0.6 * max(values.size, 4) + 2.0, 3.4))
-    places = np.arange(1, values.size + 1)
-    bars = ax.bar(places, values, width=0.7, color=_COLOURS[0], zorder=2)
-    ax.bar_label(bars, labels=[f"{v:.2g}" for v in values], padding=2, fontsize=9)
-    ax.set(
-        xlabel="latent dimension",
-        ylabel="relevance (largest = 1)",
-        xlim=(0.4, values.size + 0.6),
-        ylim=(0.0, 1.12 * max(float(values.max()), 1e-12)),
-    )
-    ax.set_xticks(places)
-    _tidy(ax)
-    ax.set_title("Relevance of each latent dimension" if title is None else title)
-    return ax
-
-
-def loss(
-    model: Any, *, ax: Axes | None = None, log: bool = False, title: str | None = None
-) -> Axes:
-    """The objective after each accepted step of the fit.
-
-    Parameters
-    ----------
-    model : GPLVM
-        Fitted.
-    ax : matplotlib Axes, optional
-    log : bool
-        Draw the distance to the lowest value on a logarithmic axis, which shows the slow end.
-    title : str, optional
-
-    Returns
-    -------
-    matplotlib Axes
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
-    """
-    values = _host(model.loss_curve_)
-    ax = _axes(ax, (5.6, 3.6))
-    steps = np.arange(values.size)
-    best = float(np.nanmin(values))
-    if log:
-        above = values - best
-        keep = above > 0
-        ax.semilogy(steps[keep], above[keep], color=_COLOURS[0], linewidth=1.8)
-        ax.set_ylabel("negative log posterior above its lowest (nats)")
-    else:
-        ax.plot(steps, values, color=_COLOURS[0], linewidth=1.8)
-        ax.set_ylabel("negative log posterior (nats)")
-    ax.plot([], [], " ", label=f"lowest: {best:.6g}")
-    ax.legend(frameon=False, loc="upper right", handlelength=0)
-    ax.set_xlabel("optimiser step")
-    ax.locator_params(axis="x", integer=True)
-    _tidy(ax)
-    ended = str(getattr(model, "status_", "")).replace("_", " ")
-    ax.set_title((f"Fit of the model ({ended})" if ended else "Fit") if title is None else title)
-    return ax
-
-
 # -- parts ---------------------------------------------------------------------------------------
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.6)) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"plots need Matplotlib, which can't be imported ({error}); install it with "
-            "pip install 'gplvm-xp[plot]'"
-        ) from error
-    return Figure(figsize=size, dpi=150, layout="constrained").subplots()
-
-
-def _host(a: Any) -> np.ndarray:
-    return np.asarray(backend.of(a).to_host(a), dtype=np.float64)
 
 
 def _title(model: Any, n: int, q: int) -> str:
@@ -259,13 +143,7 @@ def _uncertainty(
         interpolation="bilinear",
         zorder=0,
     )
-    _bar(ax, image, "predictive standard deviation (units of the data)", 1.02)
-
-
-def _bar(ax: Axes, image: Any, text: str, left: float) -> None:
-    # An inset has the height of the axes, which equal scales make shorter than their cell.
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((left, 0.0, 0.035, 1.0)), label=text)
-    bar.outline.set_linewidth(0.6)
+    bar(ax, image, "predictive standard deviation (units of the data)", 1.02)
 
 
 def _greys() -> Any:
@@ -289,24 +167,24 @@ def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, labels: np.ndarray | None) 
         "zorder": 3,
     }
     if labels is None:
-        ax.scatter(x, y, s=size, color=_COLOURS[0], **edge)
+        ax.scatter(x, y, s=size, color=COLOURS[0], **edge)
         return
     names = np.unique(labels)
     if names.size > _MOST_CLASSES and labels.dtype.kind in "iuf":
         dots = ax.scatter(x, y, s=size, c=labels, cmap="viridis", **edge)
-        _bar(ax, dots, "label", 1.02 if not ax.child_axes else 1.22)
+        bar(ax, dots, "label", 1.02 if not ax.child_axes else 1.22)
         return
     # Classes drawn one after another hide each other; the largest first hides the fewest points.
     sizes = {name: int(np.count_nonzero(labels == name)) for name in names}
     for k in np.argsort([-sizes[name] for name in names], kind="stable"):
         mine = labels == names[k]
         blank = str(names[k]) == ""
-        marker = _MARKERS[(k + k // len(_COLOURS)) % len(_MARKERS)]
+        marker = _MARKERS[(k + k // len(COLOURS)) % len(_MARKERS)]
         ax.scatter(
             x[mine],
             y[mine],
             s=size * (1.5 if marker in "PX" else 1.0),
-            color=_NO_LABEL if blank else _COLOURS[k % len(_COLOURS)],
+            color=_NO_LABEL if blank else COLOURS[k % len(COLOURS)],
             marker=marker,
             label="no label" if blank else str(names[k]),
             **edge,
@@ -352,7 +230,7 @@ def _line(
     names = getattr(model, "feature_names_in_", None)
     for k, d in enumerate(shown):
         # Beside labels, which take the colours, the outputs are told apart by their lines.
-        colour = _COLOURS[k % len(_COLOURS)] if labels is None else "#333333"
+        colour = COLOURS[k % len(COLOURS)] if labels is None else "#333333"
         style = "-" if labels is None else _LINES[k % len(_LINES)]
         sd = np.sqrt(variance[:, d])
         band = (mean[:, d] - 2.0 * sd, mean[:, d] + 2.0 * sd)
@@ -374,15 +252,9 @@ def _line(
         _scatter(ax, Z[:, 0], bottom - space * row, labels)
         ax.set_ylim(bottom - space * (row.max() + 1), top)
         ax.add_artist(first)
-    _tidy(ax)
+    tidy(ax)
     ax.set_title(_title(model, *Z.shape) if title is None else title)
     return ax
 
 
-def _tidy(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
-    ax.set_axisbelow(True)
-
-
-__all__ = ["latent", "loss", "relevance"]
+__all__ = ["latent"]
