@@ -104,11 +104,11 @@ def check_hvp(
     rng = np.random.default_rng(seed)
 
     def host(a: Array) -> np.ndarray:
-        return b.to_host(a).astype(np.float64)
+        return np.asarray(b.to_host(a), dtype=np.float64)
 
     def direction() -> np.ndarray:
         u = project(rng.standard_normal(x.shape))
-        return u / np.linalg.norm(u)
+        return np.asarray(u / np.linalg.norm(u))
 
     for k in range(directions):
         u, w = direction(), direction()

@@ -40,19 +40,23 @@ def fixed_point_by_parts(
     their own search begins.
     """
     b = backend.of(data.y)
-    options = {"tol": tol, "callback": callback}
     if data.y.ndim != 2:
-        return fixed_point(engine, data, sites=sites, max_steps=max_steps, **options)
+        return fixed_point(
+            engine, data, sites=sites, tol=tol, max_steps=max_steps, callback=callback
+        )
     results: list[SiteResult] = []
     for rows in b.batches(*data.y.shape):
         over = any(result.status in ("stopped", "interrupted") for result in results)
-        own = None if sites is None else (sites[0][rows, ...], sites[1][rows, ...])
         results.append(
             fixed_point(
-                engine.part(rows), part_of(data, rows), sites=own,
-                max_steps=0 if over else max_steps, **({"tol": tol} if over else options),
+                engine.part(rows),
+                part_of(data, rows),
+                sites=None if sites is None else (sites[0][rows, ...], sites[1][rows, ...]),
+                tol=tol,
+                max_steps=0 if over else max_steps,
+                callback=None if over else callback,
             )
-        )  # fmt: skip
+        )
     return results[0] if len(results) == 1 else _joined(results)
 
 
