@@ -152,7 +152,6 @@ class GridEvidence(Evidence):
         changed = kept != self._kept
         if changed:
             self._kept, self.basis = kept, basis
-            self._places = np.ravel_multi_index(tuple(basis.keep.T), self.shape)
         self._use(kernel)
         return changed
 
@@ -179,7 +178,7 @@ class GridEvidence(Evidence):
         offset = self._means(values)[..., None]
         if self.data.offset is not None:
             offset = offset + self.data.offset
-        s = self.backend.rows(self._spectrum(values), self._places)
+        s = self.backend.rows(self._spectrum(values), self.basis.places)
         prior = DiagonalPrecision(1.0 / s)
         engine = Information(prior, self.basis, self.where)
         return engine, replace(self._likelihood(values), offset=offset)
@@ -190,15 +189,17 @@ class GridEvidence(Evidence):
         b, xp = self.backend, self.backend.xp
         assert isinstance(engine, Information)
         spectra = self._spectrum(values)
-        s = b.rows(spectra, self._places)
+        s = b.rows(spectra, self.basis.places)
         C = engine.covariance(result.p)[0]
         gs = 0.5 * (1.0 / s - (result.mu**2 + xp.linalg.diagonal(C)) / (s * s))
         # Those that were raised to the floor do not move with the kernel.
         gs = xp.where(s > b.eps * xp.max(spectra), gs, 0.0)
         gs = xp.sum(xp.reshape(gs, (-1, s.shape[0])), axis=0)
+        # Where the floor stands in for the kernel's number, nothing moves it.
+        gs = xp.where(s > b.eps * xp.max(s), gs, 0.0)
         # Back to the whole grid: zero where a frequency is not retained.
-        place = np.full(math.prod(self.shape), self._places.size)
-        place[self._places] = np.arange(self._places.size)
+        place = np.full(math.prod(self.shape), self.basis.places.size)
+        place[self.basis.places] = np.arange(self.basis.places.size)
         whole = xp.reshape(b.rows(xp.concat([gs, b.zeros((1,))]), place), self.shape)
         g_row = xp.reshape(eigenvalues_pullback(whole, len(self.shape)), (1, -1))
         theta = self._flat(values, self.kernel.blocks())
