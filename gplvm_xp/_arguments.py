@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import NoReturn
 
 from gplvm_xp import __version__
@@ -81,10 +82,60 @@ def parser() -> argparse.ArgumentParser:
     _input_options(transform)
     _output_options(transform, "INPUT_latents")
 
+    _rate_map(commands)
+
     text = "versions, backends, why no GPU, threads"
     info = commands.add_parser("info", help=text, description=text[0].upper() + text[1:] + ".")
     info.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
+
+
+def _rate_map(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "rate of events with its uncertainty; writes PREFIX.npz, PREFIX-model.npz and PREFIX.png"
+    command = commands.add_parser(
+        "rate-map",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="Example: gplvm-xp rate-map --events spikes.csv --positions track.csv "
+        "--time-step 0.02 --shape 64 64 --kernel hexagonal --period 0.4 --out map",
+    )
+    add = command.add_argument_group("data").add_argument
+    add("--events", required=True, metavar="FILE", help="a place (or time) in each row")
+    add("--positions", metavar="FILE", help="where the observer was; default: everywhere alike")
+    add("--time-step", type=float, metavar="S", help="seconds from one position to the next")
+    add(
+        "--columns", nargs="+", metavar="COL",
+        help="the coordinates, by names or numbers from 0 (all columns)",
+    )  # fmt: skip
+    _reading_options(add)
+    add = command.add_argument_group("model and fit").add_argument
+    add("--shape", nargs="+", type=int, default=[64], metavar="N", help="cells of each axis (64)")
+    add(
+        "--extent", nargs="+", type=float, metavar="X",
+        help="low and high end of each axis in turn (the box around the data)",
+    )  # fmt: skip
+    add(
+        "--periodic", nargs="*", type=int, metavar="AXIS",
+        help="the domain closes on itself, along these axes or along all",
+    )  # fmt: skip
+    add("--kernel", choices=("rbf", "matern32", "matern52", "hexagonal"), default="rbf",
+        help="(rbf)")  # fmt: skip
+    add("--lengthscale", type=float, metavar="X", help="to start from (found from the data)")
+    add("--period", type=float, metavar="X", help="of the hexagonal kernel, to start from")
+    add("--orientation", type=float, default=0.0, metavar="DEG", help="the same, degrees (0)")
+    words = ("poisson", "negative-binomial")
+    add("--likelihood", choices=words, default="poisson", help="of the counts (poisson)")
+    add("--level", type=float, default=0.9, metavar="P", help="of the credible interval (0.9)")
+    add("--no-optimize", action="store_true", help="keep the kernel that is started from")
+    add("--threshold", type=float, default=0.01, metavar="X",
+        help="retain waves of this part of the largest prior variance (0.01)")  # fmt: skip
+    add("--max-frequencies", type=int, default=3000, metavar="N", help="refuse more (3000)")
+    add("--max-iter", type=int, default=100, metavar="N", help="optimiser steps (100)")
+    add("--tol", type=float, default=1e-4, metavar="X", help="gradient tolerance (1e-4)")
+    add("--time-limit", type=float, metavar="S", help="stop after S seconds, keeping the best")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+    add("--no-plot", action="store_true", help="write no picture")
+    _output_options(command, "EVENTS_rate")
 
 
 def _input_options(command: argparse.ArgumentParser) -> None:
@@ -92,16 +143,21 @@ def _input_options(command: argparse.ArgumentParser) -> None:
         "input", nargs="?", metavar="INPUT", help=".csv, .tsv, .txt (also .gz), .npy or .npz"
     )
     add = command.add_argument_group("reading INPUT").add_argument
+    column = "column, by name or number from 0 (-1: the last)"
+    add("--index", metavar="COL", help=f"{column}, that names the rows")
+    add("--labels", metavar="COL", help=f"{column}, of classes: to colour by, and to judge")
+    add("--drop", metavar="COL", action="append", default=[], help="leave out (repeatable)")
+    _reading_options(add)
+    add("--rows", type=int, metavar="N", help="only the first N rows")
+
+
+def _reading_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--header",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="whether the first line holds names (default: find out)",
     )
-    column = "column, by name or number from 0 (-1: the last)"
-    add("--index", metavar="COL", help=f"{column}, that names the rows")
-    add("--labels", metavar="COL", help=f"{column}, of classes: to colour by, and to judge")
-    add("--drop", metavar="COL", action="append", default=[], help="leave out (repeatable)")
     add("--key", metavar="NAME", help="the array of an .npz")
     add("--delimiter", metavar="C", help="a character, or comma, semicolon, tab, space")
     add(
@@ -111,7 +167,6 @@ def _input_options(command: argparse.ArgumentParser) -> None:
         default=[],
         help="means missing, besides empty cells, NA, NaN, null, None (repeatable)",
     )
-    add("--rows", type=int, metavar="N", help="only the first N rows")
 
 
 def _output_options(command: argparse.ArgumentParser, default: str) -> None:

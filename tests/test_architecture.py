@@ -33,9 +33,9 @@ HOMES = {
     "cupy_backends": ("backend/_cupy.py",),
     "scipy.linalg": ("backend/_numpy.py", "_machine.py"),  # the latter only asks which BLAS it has
     "torch": ("_machine.py",),
-    "sklearn": ("estimators/", "init.py", "datasets/", "io/", "_machine.py", "cli.py"),
-    "matplotlib": ("plot/", "cli.py", "_machine.py"),
-    "tqdm": ("estimators/", "cli.py", "datasets/"),
+    "sklearn": ("estimators/", "init.py", "datasets/", "io/", "_machine.py"),
+    "matplotlib": ("plot/", "_machine.py"),
+    "tqdm": ("estimators/", "datasets/"),
 }
 MAX_LINES = 400
 # Below these floors arrays may live on a device, so that reading a number waits.

@@ -17,8 +17,8 @@ from benchmarks.gpu.machine import Row, gpu_machine
 from gplvm_xp.backend import why_no_gpu
 
 COLUMNS = (
-    "what", "n", "seconds", "tflops", "floor", "ratio", "error_norm", "workspace_MiB", "GiB",
-    "info", "value", "note", "error",
+    "what", "n", "seconds", "tflops", "ms_per_map", "floor", "ratio", "error_norm",
+    "workspace_MiB", "GiB", "info", "value", "note", "error",
 )  # fmt: skip
 
 

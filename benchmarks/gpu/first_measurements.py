@@ -20,6 +20,12 @@ import numpy as np
 
 from benchmarks.gpu.linear_algebra import LOWER, UPPER, factors, inverses
 from benchmarks.gpu.machine import Machine, Row, guarded, row
+from benchmarks.gpu.variational import (
+    every_sparse_product,
+    gather_scatter,
+    hessian_products,
+    rate_maps,
+)
 from gplvm_xp.kernels import RBF, White
 from gplvm_xp.objectives import ExactObjective, groups_of
 
@@ -236,6 +242,7 @@ def every_kernel(m: Machine) -> None:
     code.input_jacobian(theta, X, Z)
     code.theta_jacobian(theta, X, Z)
     m.b.to_host(m.b.complete(K))
+    every_sparse_product(m)
 
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -247,6 +254,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "factors": factors,
     "inverses": inverses,
     "peak-memory": peak_memory,
+    "rate-maps": rate_maps,
+    "gather-scatter": gather_scatter,
+    "hessian-products": hessian_products,
     "emulated-double": emulated_double,
     "races": races,
 }

@@ -92,9 +92,9 @@ def cells(grid: Grid, counts: Any, exposure: Any, *, integer: bool = True) -> Ce
             "for all fields, or one for each"
         ) from error
     found = Cells(grid, y, e)
-    nothing = np.argwhere(found.totals()[1] <= 0.0)
-    if nothing.size or not y.size:
-        where = f" of field {tuple(nothing[0])}" if found.fields and nothing.size else ""
+    nothing = found.totals()[1] <= 0.0
+    if nothing.any() or not y.size:
+        where = f" of field {np.argwhere(nothing)[0].tolist()}" if nothing.ndim and y.size else ""
         raise ValueError(
             f"the exposure{where} is 0 in every cell whose count is not NaN; expected some cells "
             "that were observed: leave the exposure out if all were, or leave such fields out"

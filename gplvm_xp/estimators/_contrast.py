@@ -52,7 +52,8 @@ def _pairs(data: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     def correlated(a: np.ndarray) -> np.ndarray:
         power = np.abs(np.fft.rfftn(a, s=twice, axes=axes)) ** 2
-        return np.fft.irfftn(power.reshape(-1, *power.shape[-len(shape) :]).sum(axis=0), s=twice)
+        summed = power.reshape(-1, *power.shape[-len(shape) :]).sum(axis=0)
+        return np.fft.irfftn(summed, s=twice, axes=axes)
 
     pairs, independent = correlated(excess), correlated(expected)
     # An event is no pair with itself.

@@ -170,11 +170,7 @@ class _Search:
         if not outgrown and result.status != "converged":
             return False
         if outgrown:
-            # Little by little: with too few frequencies the lengthscale runs away to short ones.
-            length = 1.0
-            while length > 0.01 and self._too_many():
-                length *= 0.7
-                self._go_to(first + length * (result.x - first))
+            self._shorten(first)
         again = self._choose_anew(outgrown)
         if outgrown and not again:
             self.status = "failed"
@@ -184,9 +180,18 @@ class _Search:
             )
         return again
 
-    def _too_many(self) -> bool:
-        missing, now = self._missing(self.x), self.evidence.basis.cols
-        return missing > GROWTH * now or missing + now > self.plan.max_frequencies
+    def _shorten(self, first: Array) -> None:
+        """Go back towards the start of the round until few frequencies are missing, but some.
+
+        Little by little, because with too few of them the lengthscale runs away to short ones.
+        """
+        last, length, now = self.x, 1.0, self.evidence.basis.cols
+        while (missing := self._missing(self.x)) > GROWTH * now and length > 0.01:
+            before, length = self.x, 0.7 * length
+            self._go_to(first + length * (last - first))
+            if not self._missing(self.x) and missing + now <= self.plan.max_frequencies:
+                self._go_to(before)
+                return
 
     def _go_to(self, x: Array) -> None:
         self.x, values = x, self._values(x)

@@ -64,10 +64,11 @@ def host(a: Any) -> np.ndarray:
     return np.asarray(backend.of(a).to_host(a), dtype=np.float64)
 
 
-def bar(ax: Axes, image: Any, text: str, left: float) -> None:
-    """A colour bar beside the axes."""
+def bar(ax: Axes, image: Any, text: str, left: float, *, cut: bool = False) -> None:
+    """A colour bar beside the axes, with a pointed end where values above it are ``cut``."""
     # An inset has the height of the axes, which equal scales make shorter than their cell.
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((left, 0.0, 0.035, 1.0)), label=text)
+    cax = ax.inset_axes((left, 0.0, 0.035, 1.0))
+    bar = ax.figure.colorbar(image, cax=cax, label=text, extend="max" if cut else "neither")
     bar.outline.set_linewidth(0.6)
 
 

@@ -93,6 +93,7 @@ def rate_map(
     panels = figure.subplots(1, len(QUANTITIES), sharex=True, sharey=True)
     for panel, name in zip(panels, QUANTITIES, strict=True):
         _panel(panel, m, name, level, places if name == "rate" else None)
+        panel.label_outer()
     figure.suptitle(m.title if title is None else title, fontsize=11)
     first: Axes = panels[0]
     return first
@@ -178,13 +179,14 @@ def _curve(m: _Map, level: float, places: np.ndarray | None, ax: Axes | None, ti
 
 
 def _panel(ax: Axes, m: _Map, name: str, level: float, places: np.ndarray | None) -> None:
-    image = _image(ax, m, m.values[name], _top(m, name))
+    top = _top(m, name)
+    image = _image(ax, m, m.values[name], top)
     if places is not None:
         ax.plot(places[:, 0], places[:, 1], ".", color="#ff5a36", markersize=2.0)
     ends = {"lower": "lower end", "upper": "upper end", "width": "width"}
     ax.set_title("rate" if name == "rate" else f"{ends[name]} ({level:.0%})", fontsize=10)
     ax.set(xlabel=m.names[0], ylabel=m.names[1])
-    bar(ax, image, "", 1.02)
+    bar(ax, image, "", 1.02, cut=bool(np.nanmax(m.values[name]) > top))
 
 
 def _image(ax: Axes, m: _Map, values: np.ndarray, top: float) -> Any:

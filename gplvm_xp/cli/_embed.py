@@ -1,95 +1,31 @@
-"""The command ``gplvm-xp``: embed a table, transform more rows, say what this machine has.
-
-Exit codes: 0 done; 1 the computation failed (no Cholesky factor, memory, no GPU, a file that can't
-be written); 2 wrong usage or an input that can't be read; 130 interrupted, with the best state
-written if there is one.
-"""
+"""The commands ``embed`` and ``transform``: a table to latents."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
-import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# NumPy and everything above it are imported where they are used, so that --help is immediate.
-from gplvm_xp._arguments import DATASETS, KERNELS, parser
+from gplvm_xp._arguments import DATASETS, KERNELS
+from gplvm_xp.cli import _shared as shared
+from gplvm_xp.cli._shared import DONE, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from gplvm_xp._tables import Table
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
 _FEW_CLASSES = 50
 
 
-class UsageError(Exception):
-    """What was asked for can't be done as asked; the text is the one line that the user sees."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Without the program's name; default ``sys.argv[1:]``.
-
-    Returns
-    -------
-    int
-        The exit code (see the module).
-    """
-    try:
-        args = parser().parse_args(argv)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else USAGE
-    try:
-        return _COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        _say("interrupted before there was anything to write")
-        return INTERRUPTED
-    except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        _say(f"error: {_line(error)}")
-        return _code_of(error)
-
-
-def _code_of(error: Exception) -> int:
-    from gplvm_xp.errors import NotPositiveDefiniteError
-
-    if isinstance(error, NotPositiveDefiniteError):
-        return FAILED
-    return USAGE if isinstance(error, UsageError | ValueError | TypeError) else FAILED
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
-def _say(text: str) -> None:
-    print(f"gplvm-xp: {text}", file=sys.stderr)
-
-
-# -- the three commands --------------------------------------------------------------------------
-
-
-def _embed(args: argparse.Namespace) -> int:
+def embed(args: argparse.Namespace) -> int:
+    """Fit a latent space to a table."""
     table, name = _input(args)
     prefix = Path(args.out if args.out is not None else f"{name}_gplvm")
-    _check_output(
-        prefix, args.input, (".npz", ".csv") if args.no_plot else (".npz", ".csv", ".png")
-    )
+    suffixes = (".npz", ".csv") if args.no_plot else (".npz", ".csv", ".png")
+    shared.check_output(prefix, suffixes, args.input)
     import numpy as np
 
     from gplvm_xp.estimators import GPLVM
@@ -109,27 +45,25 @@ def _embed(args: argparse.Namespace) -> int:
         random_state=args.seed,
     )
     begin = time.perf_counter()
-    with _notes():
+    with shared.notes():
         model.fit(table.values)
     seconds = time.perf_counter() - begin
     if table.named:
         model.feature_names_in_ = np.asarray(table.columns, dtype=object)
-    written = [_with_suffix(prefix, ".npz"), _with_suffix(prefix, ".csv")]
+    written = [shared.with_suffix(prefix, ".npz"), shared.with_suffix(prefix, ".csv")]
     model.save(written[0])
     _write_csv(written[1], table, {"latent": model.embedding_})
     if not args.no_plot:
-        picture = _with_suffix(prefix, ".png")
+        picture = shared.with_suffix(prefix, ".png")
         if _draw(model, table, picture):
             written.append(picture)
     if not args.quiet:
         _summary(model, table, name, seconds, written)
-    if model.status_ == "interrupted":
-        _say("interrupted: the best state so far was written")
-        return INTERRUPTED
-    return FAILED if model.status_ == "failed" else DONE
+    return shared.ended(model)
 
 
-def _transform(args: argparse.Namespace) -> int:
+def transform(args: argparse.Namespace) -> int:
+    """Latents of more rows under a saved model."""
     import numpy as np
 
     from gplvm_xp.io import load
@@ -137,18 +71,18 @@ def _transform(args: argparse.Namespace) -> int:
     try:
         model = load(args.model)
     except OSError as error:
-        raise UsageError(f"the model {args.model} can't be read: {_line(error)}") from error
+        raise UsageError(f"the model {args.model} can't be read: {shared.line(error)}") from error
     if args.backend is not None:
         model.set_params(backend=args.backend)
     table, name = _input(args)
     prefix = Path(args.out if args.out is not None else f"{name}_latents")
-    _check_output(prefix, args.input, (".csv",))
+    shared.check_output(prefix, (".csv",), args.input)
     rows = _matched(table, model, args.input)
     begin = time.perf_counter()
-    with _notes():
+    with shared.notes():
         latents, covariance = model.transform(rows, return_cov=True)
     sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    path = _with_suffix(prefix, ".csv")
+    path = shared.with_suffix(prefix, ".csv")
     _write_csv(path, table, {"latent": latents, "sd": sd})
     if not args.quiet:
         print(f"rows       {rows.shape[0]} x {rows.shape[1]} columns, from {name}")
@@ -158,23 +92,12 @@ def _transform(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _info(args: argparse.Namespace) -> int:
-    from gplvm_xp._machine import report
-
-    for name, value in report():
-        print(f"{name:<20} {value}")
-    return DONE
-
-
-_COMMANDS = {"embed": _embed, "transform": _transform, "info": _info}
-
-
 # -- input ---------------------------------------------------------------------------------------
 
 
 def _input(args: argparse.Namespace) -> tuple[Table, str]:
     """The table, and a short name for titles and files."""
-    from gplvm_xp._tables import Options, read
+    from gplvm_xp._tables import Options
 
     dataset = getattr(args, "dataset", None)
     if (args.input is None) == (dataset is None):
@@ -186,7 +109,7 @@ def _input(args: argparse.Namespace) -> tuple[Table, str]:
     path = Path(args.input)
     options = Options(
         header=args.header,
-        delimiter=_delimiter(args.delimiter),
+        delimiter=shared.delimiter(args.delimiter),
         index=args.index,
         labels=args.labels,
         drop=tuple(args.drop),
@@ -194,23 +117,7 @@ def _input(args: argparse.Namespace) -> tuple[Table, str]:
         missing=tuple(args.missing),
         rows=args.rows,
     )
-    try:
-        table = read(path, options)
-    except OSError as error:
-        reason = error.strerror or _line(error)
-        raise UsageError(f"the input {path} can't be read: {reason}") from error
-    return table, path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-
-
-def _delimiter(word: str | None) -> str | None:
-    known = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
-    character = None if word is None else known.get(word, word)
-    if character is not None and len(character) != 1:
-        raise UsageError(
-            f"--delimiter {word!r} was given; expected one character, or one of comma, semicolon, "
-            "tab, space"
-        )
-    return character
+    return shared.table(path, options), shared.stem(path)
 
 
 def _bundled(name: str, rows: int | None) -> Table:
@@ -269,27 +176,6 @@ def _kernel(text: str, values: np.ndarray) -> Any:
 # -- output --------------------------------------------------------------------------------------
 
 
-def _with_suffix(prefix: Path, suffix: str) -> Path:
-    return prefix.with_name(prefix.name + suffix)
-
-
-def _check_output(prefix: Path, given: str | None, suffixes: tuple[str, ...]) -> None:
-    """Refuse before the fit what could not be written after it."""
-    if not prefix.name:
-        raise UsageError(f"--out {prefix} was given; expected a path and the start of a file name")
-    if not prefix.parent.is_dir() or not os.access(prefix.parent, os.W_OK):
-        raise UsageError(
-            f"the folder {prefix.parent} of --out does not exist or can't be written; make it, or "
-            "give another --out"
-        )
-    for suffix in suffixes:
-        path = _with_suffix(prefix, suffix)
-        if given is not None and path.exists() and path.samefile(given):
-            raise UsageError(
-                f"the output {path} would replace the input; give another --out prefix"
-            )
-
-
 def _write_csv(path: Path, table: Table, groups: dict[str, np.ndarray]) -> None:
     import csv
     import io
@@ -315,38 +201,18 @@ def _draw(model: Any, table: Table, path: Path) -> bool:
     import numpy as np
 
     from gplvm_xp import plot
-    from gplvm_xp.io import replacing
 
     labels = table.labels
     if labels is not None and np.unique(labels).size > _FEW_CLASSES:
         try:
             labels = labels.astype(np.float64)
         except ValueError:
-            _say(f"note: more than {_FEW_CLASSES} classes: the picture is not coloured")
+            shared.say(f"note: more than {_FEW_CLASSES} classes: the picture is not coloured")
             labels = None
     dims = (0, 1)
     if model.embedding_.shape[1] > 2:
         dims = tuple(sorted(np.argsort(-model.relevance(), kind="stable")[:2].tolist()))
-    try:
-        with _notes():
-            figure: Any = plot.latent(model, labels, dims=dims).figure
-    except ImportError as error:
-        _say(f"note: no picture was written: {_line(error)}")
-        return False
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
-    return True
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Warnings as one line each, when the block has ended."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        yield
-    for text in dict.fromkeys(str(w.message) for w in caught):
-        _say(f"note: {' '.join(text.split())}")
+    return shared.picture(path, lambda: plot.latent(model, labels, dims=dims).figure)
 
 
 def _summary(model: Any, table: Table, name: str, seconds: float, written: list[Path]) -> None:
@@ -393,4 +259,4 @@ def _neighbours(model: Any, table: Table) -> str:
     return f"{after} of {int(seen.sum())} (PCA in as many dimensions: {before})"
 
 
-__all__ = ["main"]
+__all__ = ["embed", "transform"]
