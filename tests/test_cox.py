@@ -326,7 +326,7 @@ def test_opposite_edges_see_each_other_only_on_a_periodic_domain() -> None:
     assert fits[True].padded_shape_ == 60
     assert 60 + 9 <= fits[False].padded_shape_ <= 60 + 15
     assert fits[True].rate_[-1] > 10.0 * fits[True].rate_[40]
-    assert fits[False].rate_[-1] < 1.5 * fits[False].rate_[40]
+    assert fits[False].rate_[-1] < 3.0 * fits[False].rate_[40]
     # Far from the ends it makes no difference.
     np.testing.assert_allclose(fits[True].rate_[25:40], fits[False].rate_[25:40], rtol=0.02)
 
@@ -395,7 +395,7 @@ def test_the_start_is_found_from_how_events_cluster() -> None:
 @pytest.mark.parametrize("ell", [0.8, 25.0])
 def test_frequencies_follow_the_lengthscale(ell: float) -> None:
     """From far too short or too long, the end is that from near."""
-    rate, exposure, counts = smooth_map((100,), 4.0, 1.5, 8, 4.0)
+    _, exposure, counts = smooth_map((100,), 4.0, 1.5, 8, 4.0)
     settings = {"extent": (0.0, 100.0), "tol": 1e-3}
     near = LogGaussianCoxProcess(100, kernel=RBF(1.0, 4.0), **settings).fit_counts(counts, exposure)
     far = LogGaussianCoxProcess(100, kernel=RBF(1.0, ell), **settings).fit_counts(counts, exposure)
@@ -505,7 +505,7 @@ def test_round_trip_through_a_file(tmp_path: Any) -> None:
     counts[0, 2, 3] = np.nan
     model = LogGaussianCoxProcess(
         (10, 8), extent=((0, 5), (0, 8)), periodic=(True, False), tol=0.1,
-        likelihood=NegativeBinomial(5.0), kernel=RBF(0.5, 2.0), threshold=0.2,
+        likelihood=NegativeBinomial(5.0), kernel=RBF(0.5, 2.0), threshold=0.2, **FIXED,
     ).fit_counts(counts, exposure)  # fmt: skip
     model.save(tmp_path / "map.npz")
     again = load(tmp_path / "map.npz")
@@ -536,7 +536,7 @@ def test_parts_of_a_file_must_fit_each_other(tmp_path: Any, one: LogGaussianCoxP
         broken = pickle.loads(pickle.dumps(one))
         setattr(broken, name, value)
         broken.save(path)
-        with pytest.raises(ModelFileError):
+        with pytest.raises(ModelFileError, match=name):
             load(path)
 
 
@@ -559,7 +559,7 @@ def test_estimator_manners() -> None:
 
 
 def test_every_array_library_gives_the_same_map(case: Any) -> None:
-    rate, exposure, counts = smooth_map((10, 9), 2.0, 1.0, 4, 2.0)
+    _, exposure, counts = smooth_map((10, 9), 2.0, 1.0, 4, 2.0)
     settings = {"kernel": RBF(0.8, 2.0), "periodic": (False, True)}
     want = LogGaussianCoxProcess((10, 9), **settings, **FIXED).fit_counts(counts, exposure)
     dtype = "float32" if case.single else "float64"
@@ -658,7 +658,7 @@ def test_ctrl_c_in_the_inner_search_reaches_the_outer_one(monkeypatch: Any) -> N
         model = LogGaussianCoxProcess(40, kernel=RBF(0.3, 4.0)).fit_counts(counts, exposure)
     assert model.status_ == "interrupted"
     assert model.n_iter_ < 20
-    np.testing.assert_allclose(model.loss_curve_[-1], model.free_energy_, rtol=1e-9)
+    assert model.free_energy_ < model.loss_curve_[0]
 
 
 def test_the_callback_and_the_bar_see_every_step(capsys: Any) -> None:
@@ -760,7 +760,7 @@ BAD_COUNTS: dict[str, tuple[Any, Any, str]] = {
     "no fields": (np.zeros((0, 2, 2)), None, "expected some cells"),
     "one field without": (
         np.zeros((3, 2, 2)), np.array([1.0, 0.0, 1.0])[:, None, None] * np.ones((2, 2)),
-        r"exposure of field \(.*1.*\) is 0",
+        r"exposure of field \[1\] is 0",
     ),
     "count without exposure": ([[1, 2], [0, 0]], [[1, 0], [1, 1]],
                                r"counts\[0, 1\] is 2 .*0 where the exposure is 0"),

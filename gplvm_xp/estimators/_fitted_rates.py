@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from os import PathLike
 from statistics import NormalDist
@@ -217,9 +218,8 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
             shape = tuple(int(n) for n in self.padded_shape_)
             where = b.asarray(lags(shape, tuple(grid.spacing)))
             basis = Hartley(shape, self.frequencies_)
-            s = b.rows(
-                spectrum(self.kernel_, b.asarray(self.kernel_.theta()), where, shape), basis.places
-            )
+            spectra = spectrum(self.kernel_, b.asarray(self.kernel_.theta()), where, shape)
+            s = b.rows(spectra, np.array(basis.places))
             engine = Information(DiagonalPrecision(1.0 / s), basis, where)
             p = b.asarray(widened(self.sites_[0, ...], grid, shape))
             root = engine.covariance(p)[1]
@@ -244,7 +244,7 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
         # Of a frequency and its aliases the slowest wave goes through the cells smoothly.
         keep = np.where(2 * q.basis.keep > size, q.basis.keep - size, q.basis.keep)
         turns = grid.places(A) / size
-        step = max(1, _BATCH_NUMBERS // max(1, q.root.size // q.basis.cols))
+        step = max(1, _BATCH_NUMBERS // max(1, math.prod(q.root.shape[:-1])))
         means, variances = [], []
         for i in range(0, max(1, A.shape[0]), step):
             # The angle on the host: in float32 it would lose digits of many turns.

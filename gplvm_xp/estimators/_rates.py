@@ -186,12 +186,14 @@ class _Search:
         Little by little, because with too few of them the lengthscale runs away to short ones.
         """
         last, length, now = self.x, 1.0, self.evidence.basis.cols
-        while (missing := self._missing(self.x)) > GROWTH * now and length > 0.01:
+        while self._missing(self.x) > GROWTH * now and length > 0.01:
             before, length = self.x, 0.7 * length
             self._go_to(first + length * (last - first))
-            if not self._missing(self.x) and missing + now <= self.plan.max_frequencies:
+            if not self._missing(self.x):
                 self._go_to(before)
-                return
+                break
+        if self._missing(self.x) + now > self.plan.max_frequencies:
+            self._go_to(first)
 
     def _go_to(self, x: Array) -> None:
         self.x, values = x, self._values(x)

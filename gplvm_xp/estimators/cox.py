@@ -18,7 +18,7 @@ from gplvm_xp.estimators._grid import Grid, axis_flags, ends, sides
 from gplvm_xp.estimators._padding import cropped, stationary
 from gplvm_xp.estimators._rates import Found, Plan, check_parameters, say_how_it_ended, search
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
-from gplvm_xp.estimators._targets import chosen
+from gplvm_xp.estimators._targets import chosen, host
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Likelihood, NegativeBinomial, Poisson
 from gplvm_xp.optim import Progress
@@ -290,7 +290,7 @@ class LogGaussianCoxProcess(FittedRates):
         if np.ndim(self.shape):
             d = np.size(self.shape)
         else:
-            d = len(np.shape(counts)) if box is None else box.shape[0]
+            d = np.ndim(host(counts)) if box is None else box.shape[0]
         shape = sides(self.shape, max(1, min(d, 3)))
         if box is None:
             box = np.array([(0.0, n) for n in shape])
