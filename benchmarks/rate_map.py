@@ -141,8 +141,8 @@ def main() -> None:
         "Both columns are the same fixed point; explicit products form Bᵀ diag(p) B and "
         "diag(B C Bᵀ) with the dense N × R matrix B. Times are medians of interleaved rounds, the "
         "ratio is the median of the rounds' own. The first fit also makes the index plans, once "
-        "for a choice of frequencies. No other library known to us fits this model; the explicit "
-        "version stands in for a peer.",
+        "for a choice of frequencies. There is no peer: the published implementation of the method "
+        "works in float32 and with other variances.",
     )
     if known is not None:
         write(

@@ -328,7 +328,7 @@ def test_opposite_edges_see_each_other_only_on_a_periodic_domain() -> None:
     assert fits[True].rate_[-1] > 10.0 * fits[True].rate_[40]
     assert fits[False].rate_[-1] < 3.0 * fits[False].rate_[40]
     # Far from the ends it makes no difference.
-    np.testing.assert_allclose(fits[True].rate_[25:40], fits[False].rate_[25:40], rtol=0.02)
+    np.testing.assert_allclose(fits[True].rate_[25:40], fits[False].rate_[25:40], rtol=0.03)
 
 
 def test_cells_take_their_lower_ends_and_the_last_its_upper() -> None:
@@ -530,11 +530,11 @@ def test_parts_of_a_file_must_fit_each_other(tmp_path: Any, one: LogGaussianCoxP
     for name, value in {
         "rate_": one.rate_[:-1],
         "sites_": one.sites_[:1],
-        "padded_shape_": one.padded_shape_ - 40,
-        "extent_": one.extent_[:, ::-1],
+        "padded_shape_": one.padded_shape_ // 3,
+        "extent": one.extent_[:, ::-1],
     }.items():
         broken = pickle.loads(pickle.dumps(one))
-        setattr(broken, name, value)
+        setattr(broken, name.rstrip("_") + "_", value)
         broken.save(path)
         with pytest.raises(ModelFileError, match=name):
             load(path)

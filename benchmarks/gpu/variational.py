@@ -83,7 +83,7 @@ def _products(
     kind = "" if isinstance(B, Hartley) else "explicit "
     works: dict[str, Callable[[], Any]] = {"gram": lambda: B.gram(p), "quad": lambda: B.quad(C)}
     for name, work in works.items():
-        what = f"{kind}{name}, R = {R}, {fields} fields"
+        what = f"{kind}{name}, R = {R}, {fields} at once"
         floor = None if kind else 8.0 * fields * traffic[name] / BANDWIDTH
         flops = 2.0 * N * R * R if kind else None
         yield guarded(what, N, partial(_timed, m, what, N, work, floor, flops))

@@ -381,7 +381,8 @@ class Backend:
 
     def rows(self, A: Array, index: Array) -> Array:
         """Rows of A by a host list of integers, (len(index), ...)."""
-        where = self.xp.asarray(np.asarray(index, dtype=np.int64), device=self.device)
+        # A copy: torch warns of arrays that can't be written.
+        where = self.xp.asarray(np.array(index, dtype=np.int64), device=self.device)
         return self.xp.take(A, where, axis=0)
 
     # -- custom kernels --------------------------------------------------------------------------

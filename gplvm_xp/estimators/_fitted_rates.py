@@ -18,7 +18,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._cells import cells
 from gplvm_xp.estimators._data import to_like
-from gplvm_xp.estimators._grid import Grid, axis_flags, finite, table
+from gplvm_xp.estimators._grid import Grid, axis_flags, ends, finite, table
 from gplvm_xp.estimators._padding import cropped, widened
 from gplvm_xp.operators import DiagonalPrecision, Hartley
 from gplvm_xp.operators.circulant import lags
@@ -219,7 +219,7 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
             where = b.asarray(lags(shape, tuple(grid.spacing)))
             basis = Hartley(shape, self.frequencies_)
             spectra = spectrum(self.kernel_, b.asarray(self.kernel_.theta()), where, shape)
-            s = b.rows(spectra, np.array(basis.places))
+            s = b.rows(spectra, basis.places)
             engine = Information(DiagonalPrecision(1.0 / s), basis, where)
             p = b.asarray(widened(self.sites_[0, ...], grid, shape))
             root = engine.covariance(p)[1]
@@ -278,10 +278,9 @@ class FittedRates(BaseEstimator):  # type: ignore[misc]
                     f"{name} has shape {getattr(self, name).shape}; expected {need} to go with "
                     "the other arrays"
                 )
-        if np.any(self.padded_shape_ < np.array(shape)) or not np.all(
-            self.extent_[:, 1] > self.extent_[:, 0]
-        ):
-            raise ValueError("padded_shape_ or extent_ does not hold the grid")
+        if np.any(self.padded_shape_ < np.array(shape)):
+            raise ValueError(f"padded_shape_ is {self.padded_shape_}; expected {shape} or more")
+        ends(self.extent_)
         self.kernel_.check(d)
         self._place(Grid(shape, self.extent_))
         Hartley(tuple(int(n) for n in self.padded_shape_), self.frequencies_)

@@ -197,10 +197,16 @@ class Covariance(Engine):
     def weights(self, p: Array, y: Array, root: Array, L: Array) -> Array:
         """ν = Λ(μ − μ₀), so that μ = μ₀ + K ν and a prediction's mean is μ₀ + k*ᵀν; (..., n)."""
         b = backend.of(p)
+        xp = b.xp
         pull = y - p * self.prior_mean
-        inner = root[..., None] * (self.K @ pull[..., None])
+        # ν = W^½ B_W⁻¹ W^-½ pull = pull - W^½ B_W⁻¹ W^½ K pull. A sharp site cancels in the second
+        # form, one of no precision has no first: each takes its own.
+        sharp = p * xp.linalg.diagonal(self.K) > 1.0
+        rest = xp.where(sharp, 0.0, pull)
+        inner = xp.where(sharp, pull / xp.where(sharp, root, 1.0), 0.0)
+        inner = inner[..., None] - root[..., None] * (self.K @ rest[..., None])
         inner = b.solve_factor(L, b.solve_factor(L, inner), trans=True)
-        return pull - root * b.xp.squeeze(inner, axis=-1)
+        return rest + root * xp.squeeze(inner, axis=-1)
 
 
 __all__ = ["Covariance", "Engine", "Information", "Marginals", "from_natural"]

@@ -112,7 +112,9 @@ class Evidence(ABC):
         return replace(self.data, theta=self._flat(values, self.data.likelihood.blocks()))
 
     def _search(self, engine: Engine, data: Observations) -> SiteResult:
-        """Fixed point from the last result; where that fails, from scratch, then Newton-Krylov."""
+        """Fixed point from the last result; where that fails, from scratch, then Newton-Krylov from
+        the better of the two."""
+        ends: list[SiteResult] = []
         starts = [None if self.result is None else (self.result.p, self.result.y), None]
         for sites in starts[self.result is None :]:
             result = fixed_point_by_parts(
@@ -121,7 +123,10 @@ class Evidence(ABC):
             )  # fmt: skip
             if result.status not in ("failed", "max_steps"):
                 break
+            ends.append(result)
         else:
+            warm, cold = ends[0], ends[-1]
+            result = chosen(self.backend, cold.free_energy <= warm.free_energy, cold, warm)
             if isinstance(engine, Information):
                 result = polish(engine, data, result, tol=self.tol)
         self.result = result
