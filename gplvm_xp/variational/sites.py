@@ -277,8 +277,11 @@ def chosen(b: Backend, mask: np.ndarray, new: SiteResult, old: SiteResult) -> Si
         k: _pick(b, on_device, getattr(new, k), getattr(old, k)) for k in ("p", "y", "mu", "m", "v")
     }
     terms = Slopes(*(_pick(b, on_device, a, c) for a, c in zip(new.terms, old.terms, strict=True)))
-    f = np.where(mask, new.free_energy, old.free_energy)
-    return replace(new, **arrays, terms=terms, free_energy=f)
+    host = {
+        k: np.where(mask, getattr(new, k), getattr(old, k))
+        for k in ("free_energy", "change", "converged")
+    }
+    return replace(new, **arrays, **host, terms=terms)
 
 
 def _choose(b: Backend, mask: Array, new: _Now, old: _Now) -> _Now:
