@@ -13,8 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gplvm_xp import (
-        datasets, errors, io, kernels, kl, likelihoods, metrics, operators, optim, plot, posteriors,
-        priors, testing, variational,
+        datasets,
+        errors,
+        io,
+        kernels,
+        kl,
+        likelihoods,
+        metrics,
+        operators,
+        optim,
+        plot,
+        posteriors,
+        priors,
+        testing,
+        variational,
     )  # fmt: skip
     from gplvm_xp.backend import why_no_gpu
     from gplvm_xp.estimators import GPLVM, LogGaussianCoxProcess, VariationalGP

@@ -318,6 +318,169 @@ def test_transform_matches_columns_by_name(simple: Path, capsys: Any) -> None:
     assert "3 features" in capsys.readouterr().err
 
 
+# -- rate-map --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Tables of a walk and of the spikes on it; the columns of the walk in another order."""
+    rng = np.random.default_rng(0)
+    steps = np.cumsum(0.02 * rng.standard_normal((4000, 2)), axis=0)
+    walk = np.round(np.abs(steps % 2.0 - 1.0), 6)
+    rate = 40.0 * np.exp(-np.sum((walk - 0.5) ** 2, axis=1) / 0.08)
+    spikes = walk[rng.uniform(size=4000) < 0.02 * rate]
+    lost = [["NA", "NA"]]
+    write_text(tmp_path / "spikes.csv", [["x", "y"], *spikes.tolist()])
+    write_text(tmp_path / "track.csv", [["y", "x"], *walk[:, ::-1].tolist(), *lost])
+    return {"walk": walk, "spikes": spikes}
+
+
+TRACK = ["--events", "spikes.csv", "--positions", "track.csv", "--time-step", "0.02"]
+SMALL = ["--shape", "10", "12", "--tol", "0.01"]
+
+
+def test_rate_map_end_to_end(tmp_path: Path, recording: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("matplotlib")
+    done = subprocess.run(
+        [sys.executable, "-m", "gplvm_xp", "rate-map", *TRACK, *SMALL, "--out", "map"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=_environment(),
+    )
+    assert done.returncode == DONE, done.stderr
+    assert "note:" not in done.stderr
+    spikes, walk = recording["spikes"], recording["walk"]
+    for word in (f"{len(spikes)} on 10 x 12 cells", "converged", "frequencies", "nats", "map.png"):
+        assert word in done.stdout
+    held = np.load("map.npz")
+    names = ["rate", "lower", "upper", "level", "log_rate_mean", "log_rate_var", "counts"]
+    assert sorted(held.files) == sorted([*names, "exposure", "edges_0", "edges_1"])
+    model = load("map-model.npz")
+    np.testing.assert_array_equal(held["rate"], model.rate_)
+    np.testing.assert_array_equal(held["upper"], model.interval(0.9)[1])
+    edges = [held["edges_0"], held["edges_1"]]
+    want, _, _ = np.histogram2d(*spikes.T, bins=edges)
+    np.testing.assert_array_equal(held["counts"], want)
+    np.testing.assert_allclose(held["exposure"].sum(), 0.02 * len(walk))
+    assert model.feature_names_in_.tolist() == ["x", "y"]
+    assert model.predict([[0.5, 0.5]])[0] > 4.0 * model.predict([[0.95, 0.5]])[0]
+    assert Path("map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_reach_the_rate_map(recording: dict[str, np.ndarray], capsys: Any) -> None:
+    events = [[i, *row, "ok"] for i, row in enumerate(recording["spikes"].tolist())]
+    write_text(Path("t.txt"), [row[:3] for row in events], ";")
+    command = ["rate-map", "--events", "t.txt", "--columns", "1", "--delimiter", "semicolon"]
+    command += ["--shape", "20", "--extent", "0", "1", "--periodic", "--kernel", "matern52"]
+    command += ["--lengthscale", "0.2", "--likelihood", "negative-binomial", "--level", "0.5"]
+    command += ["--no-optimize", "--threshold", "0.05", "--dtype", "float64", "--out", "o"]
+    assert main([*command, "--no-plot", "--quiet"]) == DONE
+    assert capsys.readouterr().out == ""
+    model = load("o-model.npz")
+    np.testing.assert_allclose(model.counts_.sum(), len(events))
+    assert type(model.kernel_).__name__ == "Matern52"
+    assert model.kernel_.theta().tolist() == [1.0, 0.2]
+    assert model.likelihood_.name == "negative_binomial"
+    seen = model.get_params(deep=False)
+    assert (seen["periodic"], seen["optimize"], seen["threshold"]) == (True, False, 0.05)
+    np.testing.assert_array_equal(model.extent_, [(0.0, 1.0)])
+    held = np.load("o.npz")
+    assert held["level"] == 0.5
+    np.testing.assert_array_equal(held["lower"], model.interval(0.5)[0])
+    assert not Path("o.png").exists()
+
+
+def test_a_hexagonal_rate_map_along_some_periodic_axes(recording: dict[str, np.ndarray]) -> None:
+    command = ["rate-map", *TRACK, "--shape", "8", "--kernel", "hexagonal", "--period", "0.6"]
+    command += ["--orientation", "30", "--periodic", "1", "--no-optimize", "--no-plot"]
+    assert main([*command, "--quiet"]) == DONE
+    model = load("spikes_rate-model.npz")
+    np.testing.assert_allclose(model.kernel_.theta(), [1.0, 0.6, np.pi / 6, 0.9])
+    assert model.get_params(deep=False)["periodic"] == (False, True)
+
+
+def test_matern_starts_at_a_tenth_of_the_box(recording: dict[str, np.ndarray]) -> None:
+    command = ["rate-map", *TRACK, "--shape", "8", "--kernel", "matern32", "--no-optimize"]
+    assert main([*command, "--no-plot", "--quiet"]) == DONE
+    model = load("spikes_rate-model.npz")
+    np.testing.assert_allclose(model.kernel_.lengthscale, 0.1 * np.ptp(recording["walk"], axis=0))
+
+
+RATE_ERRORS = {
+    "no events": ([], "the following arguments are required: --events"),
+    "no such file": (["--events", "absent.csv"], "absent.csv can't be read: No such file"),
+    "positions alone": (["--events", "spikes.csv", "--positions", "track.csv"], "belong together"),
+    "time step alone": (["--events", "spikes.csv", "--time-step", "1"], "belong together"),
+    "column": (
+        ["--events", "spikes.csv", "--columns", "x", "z"],
+        "--columns z: spikes.csv has no such column; expected some of 'x', 'y', or numbers from 0",
+    ),
+    "other columns": (
+        ["--events", "line.csv", "--positions", "track.csv", "--time-step", "1"],
+        "line.csv has 1 columns and track.csv has 2",
+    ),
+    "extent": (["--events", "spikes.csv", "--extent", "0", "1"], "has 2 numbers and there are 2"),
+    "extent too small": (
+        ["--events", "spikes.csv", "--extent", "0", "1", "0", "0.2"], "is outside the extent"
+    ),
+    "periodic": (["--events", "spikes.csv", "--periodic", "2"], "expected axes from 0 to 1"),
+    "kernel": (["--events", "spikes.csv", "--kernel", "linear"], "invalid choice: 'linear'"),
+    "no period": (["--events", "spikes.csv", "--kernel", "hexagonal"], "--period belong together"),
+    "a period": (["--events", "spikes.csv", "--period", "3"], "--period belong together"),
+    "hexagonal line": (
+        ["--events", "line.csv", "--kernel", "hexagonal", "--period", "3"], "2 dimensions"
+    ),
+    "level": (["--events", "spikes.csv", "--level", "90"], "--level 90.0 was given"),
+    "shape": (["--events", "spikes.csv", "--shape", "4", "4", "4"], "has 3 axes and the data"),
+    "gap": (["--events", "gap.csv"], "row 1 of X"),
+    "never there": (
+        ["--events", "spikes.csv", "--positions", "corner.csv", "--time-step", "1"],
+        "in a cell of exposure 0",
+    ),
+    "onto the input": (["--events", "map.npz", "--out", "map"], "map.npz would replace the input"),
+    "no folder": (["--events", "spikes.csv", "--out", "absent/o"], "the folder absent of --out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RATE_ERRORS)
+def test_wrong_usage_of_rate_map(kind: str, recording: dict[str, np.ndarray], capsys: Any) -> None:
+    write_text(Path("line.csv"), [["t"], [0.1], [0.2], [0.5]])
+    write_text(Path("gap.csv"), [["x", "y"], [0.1, 0.2], ["", 0.4]])
+    write_text(Path("corner.csv"), [["x", "y"], [0.0, 0.0], [0.01, 0.0]])
+    np.savez("map.npz", A=recording["spikes"])
+    before = sorted(Path().iterdir())
+    argv, text = RATE_ERRORS[kind]
+    assert main(["rate-map", *argv]) == USAGE
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.err.splitlines()[-1].startswith("gplvm-xp: error: ")
+    assert captured.out == ""
+    assert sorted(Path().iterdir()) == before
+
+
+def test_an_interrupted_rate_map_is_written(
+    recording: dict[str, np.ndarray], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gplvm_xp.variational import GridEvidence
+
+    true, calls = GridEvidence.value_and_grad, 0
+
+    def stop(self: Any, x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return true(self, x)
+
+    monkeypatch.setattr(GridEvidence, "value_and_grad", stop)
+    argv = ["rate-map", *TRACK, "--shape", "8", "--out", "o", "--no-plot", "--quiet"]
+    assert main(argv) == INTERRUPTED
+    assert "interrupted: the best state so far was written" in capsys.readouterr().err
+    assert load("o-model.npz").status_ == "interrupted"
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 USAGE_ERRORS = {

@@ -553,6 +553,7 @@ def test_estimator_manners() -> None:
     fitted = LogGaussianCoxProcess(4, kernel=RBF(1.0, 0.3), **FIXED).fit(frame)
     assert fitted.feature_names_in_.tolist() == ["x", "y"]
     np.testing.assert_allclose(fitted.extent_, [(0.1, 0.9), (0.2, 0.8)])
+    assert not hasattr(fitted.fit(frame.to_numpy()), "feature_names_in_")
 
 
 # -- array libraries -------------------------------------------------------------------------------
@@ -572,6 +573,9 @@ def test_every_array_library_gives_the_same_map(case: Any) -> None:
     np.testing.assert_allclose(model.free_energy_, want.free_energy_, rtol=rtol)
     X = np.random.default_rng(0).uniform(0.0, 9.0, (5, 2))
     np.testing.assert_allclose(model.predict(X), want.predict(X), rtol=rtol)
+    np.testing.assert_allclose(
+        model.score(counts, exposure), want.score(counts, exposure), rtol=rtol
+    )
     lower, upper = model.interval()
     np.testing.assert_allclose(case.to_numpy(upper), want.interval()[1], rtol=rtol)
     assert np.all(case.to_numpy(lower) > 0)

@@ -19,7 +19,8 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.collections import PathCollection  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from gplvm_xp import GPLVM, plot  # noqa: E402
+from gplvm_xp import GPLVM, LogGaussianCoxProcess, plot  # noqa: E402
+from gplvm_xp.kernels import RBF  # noqa: E402
 
 
 def table(n: int = 40, D: int = 5) -> np.ndarray:
@@ -206,3 +207,105 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
     for draw in (plot.latent, plot.relevance, plot.loss):
         with pytest.raises(ImportError, match=r"pip install 'gplvm-xp\[plot\]'"):
             draw(model)
+    for d in (1, 2, 3):
+        with pytest.raises(ImportError, match=r"pip install 'gplvm-xp\[plot\]'"):
+            plot.rate_map(process(d))
+
+
+# -- rate maps -------------------------------------------------------------------------------------
+
+
+def process(d: int, fields: tuple[int, ...] = ()) -> LogGaussianCoxProcess:
+    shape = (9, 7, 8)[:d]
+    rng = np.random.default_rng(d)
+    exposure = rng.gamma(2.0, 1.0, shape)
+    exposure[(0,) * d] = 0.0
+    counts = rng.poisson(2.0, (*fields, *shape)) * (exposure > 0.0)
+    counts = counts.astype(np.float64)
+    counts[(..., *(1,) * d)] = np.nan
+    model = LogGaussianCoxProcess(shape, kernel=RBF(0.5, 2.0), optimize=False, fit_mean=False)
+    return model.fit_counts(counts, exposure)
+
+
+def mesh(ax: Axes) -> np.ma.MaskedArray:
+    (found,) = [c for c in ax.collections if hasattr(c, "get_coordinates")]
+    return np.ma.MaskedArray(found.get_array())
+
+
+def test_a_rate_map_shows_the_rate_beside_its_interval() -> None:
+    model = process(2)
+    ax = drawn(plot.rate_map(model, level=0.8, events=[[0.5, 0.5], [3.0, 2.0]]))
+    panels = [a for a in ax.figure.axes if hasattr(a, "get_subplotspec") and a.get_subplotspec()]
+    assert panels[0] is ax
+    titles = [a.get_title() for a in panels]
+    assert titles == ["rate", "lower end (80%)", "upper end (80%)", "width (80%)"]
+    lower, upper = model.interval(0.8)
+    for panel, values in zip(panels, (model.rate_, lower, upper, upper - lower), strict=True):
+        shown = mesh(panel).reshape(7, 9)
+        # Column 0 of the places goes to the right; unobserved and masked cells are grey.
+        blank = np.zeros((9, 7), dtype=bool)
+        blank[0, 0] = blank[1, 1] = True
+        np.testing.assert_array_equal(np.ma.getmaskarray(shown), blank.T)
+        np.testing.assert_array_equal(shown.filled(0.0), np.where(blank, 0.0, values).T)
+    # The ends have the rate's colours.
+    limits = [panel.collections[0].get_clim() for panel in panels]
+    assert limits[0] == limits[1] == limits[2]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+    (dots,) = ax.lines
+    np.testing.assert_array_equal(dots.get_xdata(), [0.5, 3.0])
+    everywhere = plot.rate_map(model, quantity="rate", unobserved=True)
+    assert not np.ma.getmaskarray(mesh(everywhere)).any()
+
+
+def test_one_axis_shows_a_curve_in_its_interval() -> None:
+    model = process(1)
+    model.feature_names_in_ = np.array(["time"], dtype=object)
+    ax = drawn(plot.rate_map(model, events=[1.0, 2.0], title="here"))
+    (curve,) = [line for line in ax.lines if line.get_label() == "rate"]
+    np.testing.assert_array_equal(curve.get_xdata(), model.centers_[0])
+    shown = np.asarray(curve.get_ydata())
+    np.testing.assert_array_equal(shown[2:], model.rate_[2:])
+    assert np.isnan(shown[:2]).all()
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("time", "rate", "here")
+    assert set(legend_texts(ax)) == {"observed", "90% interval", "rate", "events"}
+
+
+def test_three_axes_are_shown_in_slices() -> None:
+    model = process(3)
+    ax = drawn(plot.rate_map(model, quantity="upper", events=[[1.0, 1.0, 0.5]]))
+    panels = [a for a in ax.figure.axes if a.get_title().startswith("z ")]
+    assert len(panels) == 6
+    np.testing.assert_array_equal(
+        mesh(panels[-1]).reshape(7, 9), model.interval(0.9)[1][:, :, -1].T
+    )
+
+
+def test_one_field_of_a_batch_on_given_axes() -> None:
+    model = process(2, (2, 3))
+    axes = Figure().subplots(1, 2)
+    for ax, field in zip(axes, ((1, 2), (0, -1)), strict=True):
+        assert plot.rate_map(model, field=field, unobserved=True, ax=ax) is ax
+        np.testing.assert_array_equal(mesh(ax).reshape(7, 9), model.rate_[field].T)
+    assert "field (0, 0)" in plot.rate_map(model).figure.get_suptitle()
+    drawn(axes[0])
+
+
+def test_the_loss_of_a_process_is_its_free_energy() -> None:
+    events = np.random.default_rng(0).beta(2.0, 3.0, 60)
+    model = LogGaussianCoxProcess(12, kernel=RBF(0.5, 0.2)).fit(events)
+    assert plot.loss(model).get_ylabel() == "free energy (nats)"
+
+
+@pytest.mark.parametrize(
+    ("d", "arguments", "text"),
+    [
+        (2, {"quantity": "median"}, "quantity='median' was given; expected one of 'rate'"),
+        (2, {"level": 0.0}, "level=0.0"),
+        (2, {"field": 1}, r"field=1 was given and the fields of the model have shape \(\)"),
+        (2, {"events": [1.0, 2.0]}, r"expected \(n, 2\)"),
+        (3, {"ax": Figure().subplots()}, "three axes"),
+    ],
+)
+def test_bad_arguments_of_a_rate_map(d: int, arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        plot.rate_map(process(d), **arguments)

@@ -123,6 +123,9 @@ class NumpyBackend(Backend):
         step = max(1, 2**16 // max(size, 1))
         return [slice(i, min(i + step, count)) for i in range(0, count, step)] or [slice(0, 0)]
 
+    def calm(self, order: int) -> AbstractContextManager[object]:
+        return _calm(order)
+
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:

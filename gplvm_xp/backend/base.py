@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -151,6 +152,11 @@ class Backend:
         """Members of a batch that are computed together; ``size`` numbers each. Here all of them:
         on a device, few large launches beat a small working set."""
         return [slice(0, count)]
+
+    def calm(self, order: int) -> AbstractContextManager[object]:
+        """Held while many products of small matrices of this order run: a library's threads would
+        cost them more than they save."""
+        return nullcontext()
 
     # -- dense linear algebra --------------------------------------------------------------------
 
@@ -381,7 +387,6 @@ class Backend:
 
     def rows(self, A: Array, index: Array) -> Array:
         """Rows of A by a host list of integers, (len(index), ...)."""
-        # A copy: torch warns of arrays that can't be written.
         where = self.xp.asarray(np.array(index, dtype=np.int64), device=self.device)
         return self.xp.take(A, where, axis=0)
 

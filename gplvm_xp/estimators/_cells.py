@@ -94,7 +94,8 @@ def cells(grid: Grid, counts: Any, exposure: Any, *, integer: bool = True) -> Ce
     found = Cells(grid, y, e)
     nothing = found.totals()[1] <= 0.0
     if nothing.any() or not y.size:
-        where = f" of field {np.argwhere(nothing)[0].tolist()}" if nothing.ndim and y.size else ""
+        first = [int(n) for n in np.argwhere(nothing)[0]] if y.size else []
+        where = f" of field {first}" if first else ""
         raise ValueError(
             f"the exposure{where} is 0 in every cell whose count is not NaN; expected some cells "
             "that were observed: leave the exposure out if all were, or leave such fields out"

@@ -27,20 +27,30 @@ BINARY = (BernoulliProbit, BernoulliLogit, ProbitQuasi)
 
 @dataclass(frozen=True)
 class Targets:
-    """Host arrays, functions first: y (n,) or (T, n).
+    """The rows that say something, on the host: X (n, q), y (n,) or (T, n), functions first.
 
-    ``classes`` are the two labels of a classifier, else None.
+    ``weights`` are positive; ``classes`` are the two labels of a classifier, else None.
     """
 
+    X: np.ndarray
     y: np.ndarray
     weights: np.ndarray | None
     exposure: np.ndarray | None
     classes: np.ndarray | None
 
-    def kept(self, rows: np.ndarray) -> Targets:
-        """Those of some rows, a mask."""
-        w, e = (None if a is None else a[rows] for a in (self.weights, self.exposure))
-        return Targets(self.y[..., rows], w, e, self.classes)
+    @property
+    def constant(self) -> bool:
+        """Whether no function's targets vary."""
+        return bool(np.all(np.max(self.y, axis=-1) == np.min(self.y, axis=-1)))
+
+    @property
+    def variance(self) -> float:
+        """Weighted variance of the targets, averaged over functions; 1 where they are constant."""
+        if self.constant:
+            return 1.0
+        centre = np.average(self.y, axis=-1, weights=self.weights)
+        away = (self.y - centre[..., None]) ** 2
+        return float(np.mean(np.average(away, axis=-1, weights=self.weights))) or 1.0
 
 
 def chosen(likelihood: Any) -> Likelihood:
@@ -63,37 +73,74 @@ def chosen(likelihood: Any) -> Likelihood:
     )
 
 
-def targets(likelihood: Likelihood, y: Any, n: int, weights: Any, exposure: Any) -> Targets:
-    """Check and encode what ``fit`` was given.
+def targets(likelihood: Likelihood, X: np.ndarray, y: Any, weights: Any, exposure: Any) -> Targets:
+    """Check and encode what ``fit`` was given; rows of no weight are left out.
 
     Raises
     ------
     ValueError
         If labels are not two, numbers are not in the likelihood's support, or shapes don't fit.
     """
-    w = _per_row(weights, n, "sample_weight")
+    n = X.shape[0]
+    w, e = per_row(weights, n, "sample_weight"), per_row(exposure, n, "exposure")
     if w is not None and not w.any():
         raise ValueError("every sample_weight is zero; expected at least one positive weight")
-    e = _per_row(exposure, n, "exposure")
     if isinstance(likelihood, BINARY):
-        check_classification_targets(y)
-        kind = type_of_target(y, input_name="y")
-        classes, encoded = np.unique(np.asarray(y), return_inverse=True)
-        if kind.startswith("multi") or classes.size > 2:
-            raise ValueError(
-                f"Only binary classification is supported. The type of the target is {kind}: "
-                f"{classes.size} labels were found; fit one model for each label against the rest "
-                "(sklearn.multiclass.OneVsRestClassifier does)"
-            )
-        if classes.size < 2:
-            raise ValueError(
-                f"y holds one class, {classes[0]!r}; expected two classes: a classifier can't be "
-                "trained on one"
-            )
-        return Targets(encoded.reshape(-1).astype(np.float64), w, e, classes)
-    numbers = np.asarray(y, dtype=np.float64)
-    likelihood.check(numbers.T, None if e is None else np.broadcast_to(e, numbers.T.shape))
-    return Targets(np.ascontiguousarray(numbers.T), w, e, None)
+        classes, numbers = _encoded(y)
+    else:
+        classes, numbers = None, real_numbers(y)
+    likelihood.check(numbers, e if e is None or numbers.ndim == 1 else e[:, None])
+    if w is not None and not w.all():
+        # They say nothing, and cost n³.
+        used = w > 0.0
+        X, numbers, w, e = X[used], numbers[used], w[used], None if e is None else e[used]
+    if e is not None and not e.any():
+        raise ValueError(
+            "exposure is 0 in every row of positive sample_weight; expected some exposure there"
+        )
+    return Targets(X, np.ascontiguousarray(numbers.T), w, e, classes)
+
+
+def _encoded(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The two labels, and 0 or 1 for each row."""
+    check_classification_targets(y)
+    kind = type_of_target(y, input_name="y")
+    try:
+        classes, places = np.unique(np.asarray(y), return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"y mixes labels that can't be ordered ({error}); expected text only or numbers only"
+        ) from error
+    if kind.startswith("multi") or classes.size > 2:
+        raise ValueError(
+            f"Only binary classification is supported. The type of the target is {kind}: "
+            f"{classes.size} labels were found; fit one model for each label against the rest "
+            "(sklearn.multiclass.OneVsRestClassifier does)"
+        )
+    if classes.size < 2:
+        raise ValueError(
+            f"y holds one class, {classes.tolist()[0]!r}; expected two classes: a classifier can't "
+            "be trained on one"
+        )
+    return classes, places.reshape(-1).astype(np.float64)
+
+
+def real_numbers(y: Any) -> np.ndarray:
+    """Targets that are no labels as finite float64.
+
+    Raises
+    ------
+    ValueError
+        If they are text, or not finite.
+    """
+    numbers = _floats(y, "y", "numbers; for labels use likelihood='probit'")
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        i = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(
+            f"y{list(i)} is {numbers[i]}; expected finite numbers: leave such rows out"
+        )
+    return numbers
 
 
 def host(y: Any) -> Any:
@@ -102,26 +149,19 @@ def host(y: Any) -> Any:
 
 
 def signed(likelihood: Likelihood) -> bool:
-    """Whether targets are real numbers of any sign."""
+    """Whether targets are real numbers of any sign, and f has their units."""
     return isinstance(likelihood, Gaussian | StudentT)
 
 
 def started(likelihood: Any, t: Targets) -> Likelihood:
     """The likelihood with starting values that suit the data, where a name left them open."""
     found = chosen(likelihood)
-    spread = variance(t)
+    noise = 0.1 * t.variance
     if isinstance(likelihood, str) and isinstance(found, Gaussian):
-        return Gaussian(0.1 * spread)
+        return Gaussian(noise)
     if isinstance(likelihood, str) and isinstance(found, StudentT):
-        return found.with_theta(_replaced(found, "scale", np.sqrt(0.1 * spread)))  # type: ignore[return-value]
+        return StudentT(scale=float(np.sqrt(noise)))
     return found
-
-
-def variance(t: Targets) -> float:
-    """Weighted variance of the targets; 1 where they are constant."""
-    centre = np.average(t.y, axis=-1, weights=t.weights)
-    away = (t.y - centre[..., None]) ** 2
-    return float(np.mean(np.average(away, axis=-1, weights=t.weights))) or 1.0
 
 
 def starting_mean(likelihood: Likelihood, t: Targets) -> np.ndarray:
@@ -138,10 +178,17 @@ def starting_mean(likelihood: Likelihood, t: Targets) -> np.ndarray:
     return np.asarray(total / np.sum(w))
 
 
-def _per_row(a: Any, n: int, name: str) -> np.ndarray | None:
+def per_row(a: Any, n: int, name: str) -> np.ndarray | None:
+    """Weights or exposures: None, or (n,) numbers of 0 or more; one number stands for all rows.
+
+    Raises
+    ------
+    ValueError
+        If the shape doesn't fit, or one is negative or not finite.
+    """
     if a is None:
         return None
-    numbers = np.asarray(host(a), dtype=np.float64)
+    numbers = _floats(a, name, f"({n},) numbers")
     if numbers.ndim == 0:
         numbers = np.full(n, float(numbers))
     if numbers.shape != (n,):
@@ -155,12 +202,13 @@ def _per_row(a: Any, n: int, name: str) -> np.ndarray | None:
     return numbers
 
 
-def _replaced(likelihood: Likelihood, name: str, value: float) -> np.ndarray:
-    values = [
-        value if block.name.endswith(f".{name}") else float(block.value)
-        for block in likelihood.blocks()
-    ]
-    return np.asarray(values)
+def _floats(a: Any, name: str, expected: str) -> np.ndarray:
+    try:
+        return np.asarray(host(a), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} can't be read as numbers ({error}); expected {expected}"
+        ) from error
 
 
 __all__ = [
@@ -168,9 +216,10 @@ __all__ = [
     "Targets",
     "chosen",
     "host",
+    "per_row",
+    "real_numbers",
     "signed",
     "started",
     "starting_mean",
     "targets",
-    "variance",
 ]

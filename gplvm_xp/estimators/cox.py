@@ -120,8 +120,11 @@ class LogGaussianCoxProcess(FittedRates):
     Notes
     -----
     R³ + N log N operations a step of the inner search, for R waves and N cells of the padded grid;
-    ten to thirty steps at first, few once warm. Waves and hyperparameters are chosen in turn, at
-    most five times. A field without events has no best constant: it keeps that of half an event.
+    ten to thirty steps at first, few once warm. Waves are held while the kernel is optimised; where
+    it needs many others, they are chosen anew and the search goes on from there. Where the kernel
+    reaches further than the domain is long, the padding ends at twice its length, and the prior is
+    that of the padded domain. A field without events has no best constant: it keeps that of half an
+    event.
 
     References
     ----------
@@ -252,10 +255,11 @@ class LogGaussianCoxProcess(FittedRates):
         b = backends.get(self.backend, X, self.dtype)
         check_parameters(self)
         data = binned(X, self.shape, self.extent, exposure, positions, time_step)
+        self._fit(b, data, X)
         names = getattr(X, "columns", None)
         if names is not None and all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.asarray(names, dtype=object)
-        return self._fit(b, data, X)
+        return self
 
     def fit_counts(self, counts: Array, exposure: Any = None, *, integer: bool = True) -> Self:
         """Learn the rates of one or many fields from counts on the grid.
@@ -359,6 +363,7 @@ class LogGaussianCoxProcess(FittedRates):
         self.loss_curve_ = np.asarray(found.values, dtype=np.float64)
         self.n_iter_, self.status_ = found.steps, found.status
         self.n_features_in_ = where.ndim
+        self.__dict__.pop("feature_names_in_", None)
         self._place(where)
         self._posterior = q
 

@@ -153,7 +153,9 @@ def newton_krylov(
     search = _Search(at, x0, gtol, radius, max_cg or min(x0.shape[-1], 500) + 10, preconditioned)
     status: NewtonStatus
     try:
-        status, message = search.run(max_steps, time_limit, callback)
+        # A triangle or a square of parameters has matrices of about this order.
+        with search.b.calm(math.isqrt(2 * x0.shape[-1])):
+            status, message = search.run(max_steps, time_limit, callback)
     except KeyboardInterrupt:
         status, message = "interrupted", "interrupted by the keyboard; the best state is kept"
     return search.result(status, message)

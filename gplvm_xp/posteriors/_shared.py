@@ -103,18 +103,23 @@ def factor_variances(B: LinearMap, X: Array, project: Callable[[Array], Array]) 
     xp = backend.of(X).xp
     transposed = xp.matrix_transpose(X)
     if B.gathers:
+
+        def second(s: Array) -> Callable[[Array], Array]:
+            G = 2.0 * B.gram(s)
+            return lambda M: project(G @ M)
+
         return Variances(
             value=B.quad(X @ transposed),
             jvp=lambda M: 2.0 * B.quad(M @ transposed),
             pullback=lambda s: project(2.0 * (B.gram(s) @ X)),
-            second=lambda s, M: project(2.0 * (B.gram(s) @ M)),
+            second=second,
         )
     Z = B.columns(X)
     return Variances(
         value=xp.sum(Z * Z, axis=-1),
         jvp=lambda M: 2.0 * xp.sum(Z * B.columns(M), axis=-1),
         pullback=lambda s: project(2.0 * B.columns_adjoint(s[..., None] * Z)),
-        second=lambda s, M: project(2.0 * gram_columns(B, s, M)),
+        second=lambda s: lambda M: project(2.0 * gram_columns(B, s, M)),
     )
 
 
@@ -126,7 +131,7 @@ def squared_variances(W: Array, v: Array) -> Variances:
         value=times(squares, v),
         jvp=lambda u: times(squares, u),
         pullback=lambda s: times(xp.matrix_transpose(squares), s),
-        second=lambda _, u: xp.zeros_like(u),
+        second=lambda s: xp.zeros_like,
     )
 
 

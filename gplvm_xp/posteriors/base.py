@@ -34,13 +34,14 @@ class Variances:
     pullback : callable
         s ↦ gradient in θ of ⟨s, v⟩; s (..., N), any sign.
     second : callable
-        (s, M) ↦ d/dε pullback(s) at θ + ε M, with s held: the second-order term of v.
+        s ↦ (M ↦ d/dε pullback(s) at θ + ε M, with s held): the second-order term of v. What
+        depends on s alone is computed once.
     """
 
     value: Array
     jvp: Callable[[Array], Array]
     pullback: Callable[[Array], Array]
-    second: Callable[[Array, Array], Array]
+    second: Callable[[Array], Callable[[Array], Array]]
 
 
 class State(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gplvm_xp import backend
@@ -95,11 +96,16 @@ class CholeskyState(State):
     def variances(self, B: LinearMap) -> Variances:
         tril = backend.of(self.X).xp.tril
         free = factor_variances(B, self.X, tril)
+
+        def second(s: Array) -> Callable[[Array], Array]:
+            along = free.second(s)
+            return lambda M: along(tril(M))
+
         return Variances(
             value=free.value,
             jvp=lambda M: free.jvp(tril(M)),
             pullback=free.pullback,
-            second=lambda s, M: free.second(s, tril(M)),
+            second=second,
         )
 
     def matvec(self, z: Array) -> Array:

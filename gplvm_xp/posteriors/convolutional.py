@@ -94,7 +94,7 @@ class Convolutional(Covariance):
         def apply(u: Array) -> Array:
             return _convolve(self.grid, squares, u)
 
-        return Variances(apply(v), apply, apply, lambda _, u: xp.zeros_like(u))
+        return Variances(apply(v), apply, apply, lambda s: xp.zeros_like)
 
     def _a(self, prior: Precision) -> Array:
         xp = backend.of(self.spectrum).xp

@@ -91,7 +91,7 @@ class FullState(State):
             value=B.quad(self.Sigma),
             jvp=B.quad,
             pullback=B.gram,
-            second=lambda _, M: backend.of(M).xp.zeros_like(M),
+            second=lambda s: backend.of(s).xp.zeros_like,
         )
 
     def matvec(self, z: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -187,8 +188,9 @@ class _Factored(_Way):
         the map that v is seen through, U = gram_B(u), and the index belongs to the map of p."""
         C, own = self.C, self.B
 
-        def second(s: Array, u: Array) -> Array:
-            return 2.0 * own.quad(C @ B.gram(s) @ C @ own.gram(u) @ C)
+        def second(s: Array) -> Callable[[Array], Array]:
+            G = 2.0 * (C @ B.gram(s) @ C)
+            return lambda u: own.quad(G @ own.gram(u) @ C)
 
         return Variances(
             value=B.quad(C),
@@ -234,8 +236,9 @@ class _Dense(_Way):
         back = xp.matrix_transpose(T)
         squares = T * T
 
-        def second(s: Array, u: Array) -> Array:
-            return 2.0 * times((back @ (s[..., None] * T)) * self.S, u)
+        def second(s: Array) -> Callable[[Array], Array]:
+            matrix = 2.0 * (back @ (s[..., None] * T)) * self.S
+            return lambda u: times(matrix, u)
 
         return Variances(
             value=B.quad(self.C),

@@ -240,11 +240,11 @@ class _PosteriorRun:
         self.close(back, self.project(back), self.tight, "pullback against its allowed part")
         scale = float(np.linalg.norm(s) * np.linalg.norm(dv))
         self.close(np.sum(back * u), np.sum(s * dv), self.adjoint, f"⟨pullback, u⟩ ({name})", scale)
-        second = self.get(v.second(self.make(s), self.make(u)), self.shape, "second")
+        second = self.get(v.second(self.make(s))(self.make(u)), self.shape, "second")
         want = self.difference(lambda x: x.variances(B).pullback(self.make(s)), theta, u)
         floor = float(np.linalg.norm(back) * np.linalg.norm(u) / np.linalg.norm(theta))
         self.close(second, want, self.loose, f"second ({name}) against differences", floor)
-        other = self.host(v.second(self.make(s), self.make(w)))
+        other = self.host(v.second(self.make(s))(self.make(w)))
         scale = float(np.linalg.norm(second) * np.linalg.norm(w))
         one, two = np.sum(w * second), np.sum(u * other)
         self.close(one, two, 10 * self.adjoint, f"⟨w, second u⟩ ({name})", scale)
@@ -322,8 +322,8 @@ class _PosteriorRun:
             ("gradient", a.gradient(), b.gradient()),
             ("hvp", a.hvp(self.make(u)), b.hvp(self.make(u + outside))),
             ("jvp", a.variances(B).jvp(self.make(u)), b.variances(B).jvp(self.make(u + outside))),
-            ("second", a.variances(B).second(s, self.make(u)),
-             b.variances(B).second(s, self.make(u + outside))),
+            ("second", a.variances(B).second(s)(self.make(u)),
+             b.variances(B).second(s)(self.make(u + outside))),
         ):  # fmt: skip
             self.close(self.host(two), self.host(one), self.tight, f"{what} outside the form", 1e-9)
 
@@ -354,7 +354,7 @@ def _results(
         found[f"variances ({name})"] = v.value
         found[f"jvp ({name})"] = v.jvp(direction)
         found[f"pullback ({name})"] = v.pullback(s)
-        found[f"second ({name})"] = v.second(s, direction)
+        found[f"second ({name})"] = v.second(s)(direction)
     return found
 
 

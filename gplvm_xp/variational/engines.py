@@ -40,6 +40,11 @@ class Engine(ABC):
     def prior_mean(self) -> Array:
         """B μ₀, (..., N)."""
 
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Of the matrix that is factored in a step."""
+
     @abstractmethod
     def condition(self, p: Array, y: Array) -> Marginals:
         """The posterior of sites p, y̌ (..., N), each."""
@@ -72,6 +77,10 @@ class Information(Engine):
     B: LinearMap
     like: Array
     mean: Array | None = None
+
+    @property
+    def order(self) -> int:
+        return self.prior.size
 
     @property
     def prior_mean(self) -> Array:
@@ -155,6 +164,10 @@ class Covariance(Engine):
 
     K: Array
     mean: Array | None = None
+
+    @property
+    def order(self) -> int:
+        return self.K.shape[-1]
 
     @property
     def prior_mean(self) -> Array:

@@ -29,7 +29,7 @@ from gplvm_xp.variational.sites import SiteProgress, SiteResult, SiteStatus, cho
 class Evidence(ABC):
     """The optimal free energy as a function of kernel, likelihood and mean parameters.
 
-    Mutable in one thing: ``result``, the last posterior, is the next search's start.
+    Mutable in one thing: ``result``, the last posterior that was found, is the next search's start.
     """
 
     def __init__(
@@ -129,7 +129,9 @@ class Evidence(ABC):
             result = chosen(self.backend, cold.free_energy <= warm.free_energy, cold, warm)
             if isinstance(engine, Information):
                 result = polish(engine, data, result, tol=self.tol)
-        self.result = result
+        # A search that failed may have ended anywhere: no place to start the next one.
+        if self.result is None or result.converged.all():
+            self.result = result
         return result
 
 

@@ -37,8 +37,8 @@ class FreeEnergy:
         μ₀, default 0.
     metric : {"posterior", "hessian", "prior"}, optional
         The mean's share of the preconditioner: Σ, (Λ + Bᵀ diag(s) B)⁻¹ (one dense Cholesky factor
-        an outer iteration), or Λ⁻¹. Default "hessian" where the family's Σ is singular, else
-        "posterior".
+        an outer iteration), or Λ⁻¹. Default "hessian" where the family's Σ is singular or
+        diagonal in another basis, else "posterior".
 
     Examples
     --------
@@ -125,6 +125,7 @@ class FreeEnergyPoint:
         """g_μ = Λ(μ−μ₀) + Bᵀr; g_θ = ∂KL + ½ (∂v)ᵀ s, in the flat vector."""
         free = self._free
         self._g = self.state.gradient() + 0.5 * self._variances.pullback(self.terms.s)
+        self._second = self._variances.second(self.terms.s)
         g_mu = self._pull + free.B.adjoint(self.terms.r)
         flat = free.coordinates.gradient(self.theta, self._g)
         return self._b.xp.concat([g_mu, flat], axis=-1)
@@ -141,7 +142,7 @@ class FreeEnergyPoint:
         moved, dv = free.B.apply(step), self._variances.jvp(M)
         h_mu = free.prior.apply(step) + free.B.adjoint(t.h * moved + 0.5 * t.t * dv)
         e = t.t * moved + 0.5 * t.c * dv
-        h = self.state.hvp(M) + 0.5 * (self._variances.second(t.s, M) + self._variances.pullback(e))
+        h = self.state.hvp(M) + 0.5 * (self._second(M) + self._variances.pullback(e))
         out = free.coordinates.gradient(self.theta, h)
         out = out + free.coordinates.second(self.theta, self._g, flat)
         return self._b.xp.concat([h_mu, out], axis=-1)
@@ -151,7 +152,9 @@ class FreeEnergyPoint:
         free, c = self._free, self._free.coordinates
         L = free.prior.size
         step, G = u[..., :L], c.dual(self.theta, u[..., L:])
-        metric = free.metric or ("posterior" if self.state.rank >= L else "hessian")
+        # A diagonal Σ of another basis may be far from the best one, of which Σ is the metric.
+        far = self.state.rank < L or free.covariance.form == "positive"
+        metric = free.metric or ("hessian" if far else "posterior")
         if metric == "posterior":
             mean = self.state.matvec(step)
         elif metric == "prior":

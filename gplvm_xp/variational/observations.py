@@ -51,6 +51,9 @@ class Observations:
         Added to the latent function, f = B z + o.
     theta : array (p,), optional
         Hyperparameters of the likelihood; default its starting values.
+    unit : float
+        Size of the latent function against which a search measures changes: 1 where it is a
+        logarithm or a log odds, the spread of y where it has y's units.
     """
 
     likelihood: Likelihood
@@ -59,6 +62,7 @@ class Observations:
     exposure: Array | None = None
     offset: Array | None = None
     theta: Array | None = None
+    unit: float = 1.0
     # −Σ w (terms of ln p without f), (...): once, not at every evaluation.
     constant: Array = field(init=False, repr=False)
 

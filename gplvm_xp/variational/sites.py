@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from gplvm_xp import backend
-from gplvm_xp._typing import Array
+from gplvm_xp._typing import Array, Namespace
 from gplvm_xp.backend import Backend
 from gplvm_xp.variational.engines import Engine, Marginals
 from gplvm_xp.variational.observations import Observations, Slopes
@@ -52,7 +52,7 @@ class SiteResult:
     free_energy : ndarray (...)
         KL + expected negative log-likelihood, nats, all constants, on the host.
     change : ndarray (...)
-        Largest change of m or v in the last accepted step.
+        Largest change of m or v in the last accepted step, as ``tol`` measures it.
     steps, rejected : int ndarray (...)
         Accepted steps and step lengths that were halved.
     converged : bool ndarray (...)
@@ -99,8 +99,9 @@ def fixed_point(
         Where to start: p, y̌ of an earlier result. Default: the prior mean with the curvature of
         the likelihood there.
     tol : float
-        Converged where neither a marginal mean nor a variance changes by more than this in a full
-        step.
+        Converged where no marginal mean changes by more than this in a full step, relative to the
+        largest of them or to ``data.unit``, whichever is more; and likewise the variances, with
+        the unit's square.
     max_steps : int
         Iterations, rejected ones included.
     step_length : float
@@ -130,7 +131,8 @@ def fixed_point(
     status: SiteStatus = "interrupted"
     message = "interrupted by the keyboard; the best state is kept"
     try:
-        status, message = search.run(sites, max_steps, time_limit, callback)
+        with search.b.calm(engine.order):
+            status, message = search.run(sites, max_steps, time_limit, callback)
     except KeyboardInterrupt:
         if not hasattr(search, "now"):
             raise
@@ -166,7 +168,7 @@ class _Search:
         time_limit: float | None,
         callback: Callable[[SiteProgress], bool | None] | None,
     ) -> tuple[SiteStatus, str]:
-        b, xp = self.b, self.b.xp
+        b, xp, unit = self.b, self.b.xp, self.data.unit
         began = time.perf_counter()
         self.now = self._state(*(sites or self._start()))
         f, lead = b.to_host(self.now.f), tuple(self.now.f.shape)
@@ -198,6 +200,8 @@ class _Search:
                 p, y = now.p + length * (p - now.p), now.y + length * (y - now.y)
             new = self._state(p, y)
             moved = new.q.m - now.q.m, new.q.v - now.q.v
+            if unit != 1.0:
+                moved = moved[0] / unit, moved[1] / unit**2
             # Along with the step before: how much of the residual a full step would leave.
             overlap, weight = (
                 xp.vecdot(a[0], before[0]) + xp.vecdot(a[1], before[1]) for a in (moved, before)
@@ -207,7 +211,7 @@ class _Search:
             live = xp.asarray(~(self.converged | given_up), device=b.device)
             better = live & xp.isfinite(new.f) & ~(new.f > now.f + slack)
             largest = xp.maximum(
-                xp.max(xp.abs(moved[0]), axis=-1), xp.max(xp.abs(moved[1]), axis=-1)
+                _relative(xp, moved[0], new.q.m, unit), _relative(xp, moved[1], new.q.v, unit**2)
             )
             host = b.to_host(
                 xp.stack([xp.astype(better, b.dtype), new.f, largest, overlap, weight])
@@ -266,6 +270,12 @@ class _Search:
         terms = self.data.slopes(q.m, q.v)
         f = q.kl + terms.value
         return _Now(p, y, q, terms, xp.where(q.ok & xp.isfinite(f), f, xp.inf))
+
+
+def _relative(xp: Namespace, moved: Array, now: Array, unit: float) -> Array:
+    """The largest change (in units) beside the largest number, or beside 1 where that is less."""
+    size = xp.max(xp.abs(now), axis=-1) / unit
+    return xp.max(xp.abs(moved), axis=-1) / xp.where(size > 1.0, size, 1.0)
 
 
 def chosen(b: Backend, mask: np.ndarray, new: SiteResult, old: SiteResult) -> SiteResult:
