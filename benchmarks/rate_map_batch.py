@@ -1,7 +1,9 @@
 """256 rate maps as one batch beside one after the other, on a CPU.
 
-All maps share the grid and the prior; counts and exposure are their own. "Pieces" runs the batch 16
-maps at a time, so that its arrays stay in the processor's cache.
+All maps share the grid and the prior; counts and exposure are their own. "Solver" is the fixed
+point alone, with everything that the maps share made before. "Fit" is what a user calls,
+LogGaussianCoxProcess.fit_counts with the hyperparameters held: validation, spectrum, basis, solver,
+rates and variances.
 
     python -m benchmarks.rate_map_batch            # the whole table
     python -m benchmarks.rate_map_batch --quick    # 32 maps, the smaller grids, nothing written
@@ -18,7 +20,6 @@ from benchmarks.threads import child, interleaved, limited, median_ratio
 
 # Side of the grid, retained frequencies.
 CASES = ((16, 21), (32, 37), (32, 69), (64, 69), (64, 139), (128, 139))
-PIECE = 16
 TOLERANCE = 1e-8
 
 
@@ -27,33 +28,55 @@ def measure(cells: int, side: int, frequencies: int, rounds: int) -> dict[str, A
     import numpy as np
 
     from benchmarks.maps import simulated_cells
-    from gplvm_xp import backend
-    from gplvm_xp.variational import fixed_point
+    from gplvm_xp import LogGaussianCoxProcess, backend
+    from gplvm_xp.kernels import RBF
+    from gplvm_xp.variational import fixed_point, fixed_point_by_parts
 
     b = backend.get("numpy")
     maps = simulated_cells(cells, side, frequencies)
     engine, whole = maps.engine(b), maps.data(b)
     singles = [maps.data(b, i) for i in range(cells)]
-    pieces = [maps.data(b, slice(i, i + PIECE)) for i in range(0, cells, PIECE)]
-    together = fixed_point(engine, whole, tol=TOLERANCE)
-    alone = [fixed_point(engine, data, tol=TOLERANCE) for data in singles]
+
+    def alone() -> list[Any]:
+        return [fixed_point(engine, data, tol=TOLERANCE) for data in singles]
+
+    def batch() -> Any:
+        return fixed_point_by_parts(engine, whole, tol=TOLERANCE)
+
+    together = batch()
     assert together.converged.all(), together.message
-    f = np.array([float(result.free_energy) for result in alone])
+    f = np.array([float(result.free_energy) for result in alone()])
     difference = float(np.max(np.abs(together.free_energy - f) / np.abs(f)))
     assert difference <= 1e-9, f"free energies differ by {difference:.2e}"
-    works = {
-        "alone": lambda: [fixed_point(engine, data, tol=TOLERANCE) for data in singles],
-        "batch": lambda: fixed_point(engine, whole, tol=TOLERANCE),
-        "pieces": lambda: [fixed_point(engine, data, tol=TOLERANCE) for data in pieces],
-    }
+    counts = maps.counts.reshape(cells, side, side)
+    exposure = maps.exposure.reshape(cells, side, side)
+    waves = maps.variance[np.any(maps.keep != 0, axis=1)]
+    model = LogGaussianCoxProcess(
+        (side, side),
+        periodic=True,
+        kernel=RBF(1.0, 0.05 * side),
+        optimize=False,
+        threshold=0.999 * float(np.min(waves) / np.max(waves)),
+    )
+
+    def fit_alone() -> list[Any]:
+        return [model.fit_counts(c, e).free_energy_ for c, e in zip(counts, exposure, strict=True)]
+
+    def fit_batch() -> Any:
+        return model.fit_counts(counts, exposure).free_energy_
+
+    np.testing.assert_allclose(fit_batch(), fit_alone(), rtol=1e-9)
+    works = {"alone": alone, "batch": batch, "fit alone": fit_alone, "fit batch": fit_batch}
     times = interleaved(works, rounds)
     each = 1e3 / cells
     return {
-        "one by one (ms a map)": each * median(times["alone"]),
-        f"batch of {cells} (ms a map)": each * median(times["batch"]),
-        "one by one / batch": median_ratio(times, "alone", "batch"),
-        f"pieces of {PIECE} (ms a map)": each * median(times["pieces"]),
-        "one by one / pieces": median_ratio(times, "alone", "pieces"),
+        "solver, one by one (ms a map)": each * median(times["alone"]),
+        "solver, batch (ms a map)": each * median(times["batch"]),
+        "solver ratio": median_ratio(times, "alone", "batch"),
+        "frequencies of the fit": model.n_frequencies_,
+        "fit, one by one (ms a map)": each * median(times["fit alone"]),
+        "fit, batch (ms a map)": each * median(times["fit batch"]),
+        "fit ratio": median_ratio(times, "fit alone", "fit batch"),
         "steps, median": float(np.median(together.steps)),
         "relative difference": difference,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -17,16 +18,29 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.estimators._data import on_host, to_like
-from gplvm_xp.estimators._targets import BINARY, chosen, host, signed
-from gplvm_xp.kernels import Kernel
-from gplvm_xp.likelihoods import Likelihood
-from gplvm_xp.variational import DenseEvidence, DensePosterior, Observations
+from gplvm_xp.estimators._fit_gp import evidence_of
+from gplvm_xp.estimators._targets import (
+    BINARY,
+    Targets,
+    chosen,
+    host,
+    per_row,
+    real_numbers,
+    signed,
+)
+from gplvm_xp.likelihoods import BernoulliProbit
+from gplvm_xp.variational import DensePosterior
 
-_ROWS = 2048
+# Numbers in one array of a prediction.
+_BATCH_NUMBERS = 2**22
 
 
 def _classifies(model: Any) -> bool:
-    return isinstance(chosen(model.likelihood), BINARY)
+    try:
+        return isinstance(chosen(model.likelihood), BINARY)
+    except (TypeError, ValueError):
+        # Asked before a fit: that will say what is wrong.
+        return False
 
 
 class FittedGP(BaseEstimator):  # type: ignore[misc]
@@ -35,11 +49,22 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
     # -- using it --------------------------------------------------------------------------------
 
     def latent(self, X: Array, return_var: bool = True) -> Any:
-        """Mean (and variance) of the latent function at X (m, q): (m,) or (m, T) each."""
+        """Mean (and variance) of the latent function at new inputs.
+
+        Parameters
+        ----------
+        X : array (m, q)
+        return_var : bool
+
+        Returns
+        -------
+        array (m,) or (m, T), or (mean, variance)
+            O(n² m) with the variance.
+        """
         m, v = self._moments(X)
         return (to_like(m, X), to_like(v, X)) if return_var else to_like(m, X)
 
-    def predict(self, X: Array, return_var: bool = False, *, exposure: float = 1.0) -> Any:
+    def predict(self, X: Array, return_var: bool = False, *, exposure: Any = None) -> Any:
         """Labels of a classifier; else mean (and variance) of new observations at X.
 
         Parameters
@@ -47,14 +72,22 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         X : array (m, q)
         return_var : bool
             Also return the variance of a new observation, noise included. Not for labels.
-        exposure : float
-            Of the new observations; for counts, 1 gives the rate.
+        exposure : float or array (m,), optional
+            Of the new observations, for counts. Default 1: the rate, or the probability of a
+            success.
 
         Returns
         -------
         array (m,) or (m, T), or (mean, variance)
+            Labels are NumPy's.
+
+        Raises
+        ------
+        ValueError
+            If ``return_var`` or ``exposure`` does not fit the likelihood.
         """
         check_is_fitted(self)
+        e = self._exposure(X, exposure)
         if self.classes_ is not None:
             if return_var:
                 raise ValueError(
@@ -62,71 +95,79 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
                     "the variance of the latent function"
                 )
             # A NumPy result also for device data: labels may be text.
-            return self.classes_[(self._probability(X) > 0.5).astype(int)]
+            logs = self._log_probabilities(X)
+            return self.classes_[(logs[:, 1] > logs[:, 0]).astype(int)]
+        m, v, e = self._arrays(X, e)
         b = self._backend
-        m, v = self._moments(X)
-        e = b.full((), exposure)
-        mean, variance = self.likelihood_.predict(b.asarray(m), b.asarray(v), exposure=e)
+        mean, variance = self.likelihood_.predict(m, v, exposure=e)
         mean, variance = (b.to_host(a).astype(np.float64) for a in (mean, variance))
         return (to_like(mean, X), to_like(variance, X)) if return_var else to_like(mean, X)
 
     @available_if(_classifies)
     def predict_proba(self, X: Array) -> Array:
-        """Probability of each class, (m, 2), averaged over the posterior."""
-        check_is_fitted(self)
-        p = self._probability(X)
-        return to_like(np.stack([1.0 - p, p], axis=1), X)
+        """Probability of each class of ``classes_``, (m, 2), averaged over the posterior."""
+        p = np.exp(self._log_probabilities(X))
+        return to_like(p / np.sum(p, axis=1, keepdims=True), X)
 
     @available_if(_classifies)
     def predict_log_proba(self, X: Array) -> Array:
         """Logarithm of :meth:`predict_proba`, without cancellation, (m, 2)."""
-        check_is_fitted(self)
-        b = self._backend
-        m, v = (b.asarray(a) for a in self._moments(X))
-        logs = [self.likelihood_.log_predictive(b.full(m.shape, c), m, v) for c in (0.0, 1.0)]
-        return to_like(np.stack([b.to_host(a).astype(np.float64) for a in logs], axis=1), X)
+        return to_like(self._log_probabilities(X), X)
 
     @available_if(_classifies)
     def decision_function(self, X: Array) -> Array:
         """Log odds of the second class, (m,): positive where it is likelier."""
-        logs = self.predict_log_proba(X)
-        return logs[:, 1] - logs[:, 0]
+        logs = self._log_probabilities(X)
+        return to_like(logs[:, 1] - logs[:, 0], X)
 
     def log_score(self, X: Array, y: Array, *, exposure: Any = None) -> float:
-        """Mean log predictive probability (density) of y at X, nats; larger is better."""
+        """Mean log predictive probability (density) of y at X, nats; larger is better.
+
+        Parameters
+        ----------
+        X : array (m, q)
+        y : array (m,) or (m, T)
+            As in ``fit``.
+        exposure : float or array (m,), optional
+            Of these observations, for counts.
+
+        Raises
+        ------
+        ValueError
+            If y has another shape than the predictions, or is not in the likelihood's support.
+        """
         check_is_fitted(self)
-        b = self._backend
-        m, v = self._moments(X)
-        e = None
+        e = self._exposure(X, exposure)
         if self.classes_ is not None:
-            labels = np.asarray(host(y))
-            strange = ~np.isin(labels, self.classes_)
-            if strange.any():
-                raise ValueError(
-                    f"y holds {labels[strange][0]!r}; expected the labels {list(self.classes_)}"
-                )
-            numbers = (labels == self.classes_[1]).astype(np.float64)
-        else:
-            numbers = np.asarray(host(y), dtype=np.float64)
-            if exposure is not None:
-                e = np.broadcast_to(np.asarray(host(exposure), dtype=np.float64), m.shape[:1])
-                e = e if numbers.ndim == 1 else e[:, None]
-            self.likelihood_.check(numbers, None if e is None else np.broadcast_to(e, m.shape))
-        log = self.likelihood_.log_predictive(
-            b.asarray(numbers), b.asarray(m), b.asarray(v),
-            exposure=None if e is None else b.asarray(e),
-        )  # fmt: skip
+            second = self._second_class(y)
+            logs = self._log_probabilities(X)
+            self._same_shape(second, logs[:, 0])
+            return float(np.mean(np.where(second, logs[:, 1], logs[:, 0])))
+        numbers = real_numbers(y)
+        m, v, device_e = self._arrays(X, e)
+        self._same_shape(numbers, m)
+        self.likelihood_.check(numbers, e if e is None or numbers.ndim == 1 else e[:, None])
+        b = self._backend
+        log = self.likelihood_.log_predictive(b.asarray(numbers), m, v, exposure=device_e)
         return float(b.to_host(b.xp.mean(log)))
 
-    def score(self, X: Array, y: Array, sample_weight: Any = None) -> float:
+    def score(
+        self, X: Array, y: Array, sample_weight: Any = None, *, exposure: Any = None
+    ) -> float:
         """Accuracy of a classifier, R² of a regressor, as everywhere in scikit-learn."""
-        found = host(self.predict(X))
+        found = host(self.predict(X, exposure=exposure))
         if self.classes_ is not None:
-            return float(accuracy_score(host(y), found, sample_weight=sample_weight))
-        return float(r2_score(host(y), found, sample_weight=sample_weight))
+            return float(accuracy_score(host(y), found, sample_weight=host(sample_weight)))
+        return float(r2_score(host(y), found, sample_weight=host(sample_weight)))
 
     def sample(self, X: Array, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Joint draws of the latent function at X from the posterior.
+
+        Parameters
+        ----------
+        X : array (m, q)
+        n_samples : int
+        random_state : int, RandomState or None
 
         Returns
         -------
@@ -134,26 +175,25 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        ValueError
+            If ``n_samples`` is not a positive integer.
         NotPositiveDefiniteError
             If the posterior covariance of these points has no Cholesky factor.
         """
         check_is_fitted(self)
-        b = self._backend
-        q = self._post()
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} was given; expected an integer of 1 or more")
+        b, q = self._backend, self._post()
         mean, C = q.joint(b.asarray(self._inputs(X)))
-        m = mean.shape[-1]
-        # Rounding leaves eigenvalues of about −ε; the jitter is below any width that matters.
-        scale = b.xp.max(b.xp.abs(self.kernel_.diag(q.theta, q.X)))
-        L, ok = b.factor(C + (100.0 * b.eps * m) * scale * b.eye(m))
-        if not b.to_host(ok).all():
-            raise NotPositiveDefiniteError(
-                f"the posterior covariance of the {m} rows of X has no Cholesky factor; expected "
-                "distinct points: leave some out"
-            )
-        rng = check_random_state(random_state)
-        xi = b.asarray(rng.standard_normal((n_samples, *mean.shape)))
-        draws = mean + b.xp.squeeze(L @ xi[..., None], axis=-1)
-        return np.moveaxis(b.to_host(draws).astype(np.float64), -1, 1)
+        L = self._factor(b, C, b.xp.max(b.xp.abs(self.kernel_.diag(q.theta, q.X))))
+        *lead, m = mean.shape
+        xi = b.asarray(check_random_state(random_state).standard_normal((*lead, n_samples, m)))
+        draws = mean[..., None, :] + xi @ b.xp.matrix_transpose(L)
+        return (
+            np.moveaxis(b.to_host(draws).astype(np.float64), 0, -1)
+            if lead
+            else b.to_host(draws).astype(np.float64)
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fitted model to one ``.npz`` file; :func:`gplvm_xp.load` reads it back."""
@@ -173,8 +213,14 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             tags.estimator_type = "regressor"
             tags.regressor_tags = RegressorTags()
             tags.target_tags.multi_output = True
-            tags.target_tags.positive_only = not signed(chosen(self.likelihood))
+            tags.target_tags.positive_only = self._counts()
         return tags
+
+    def _counts(self) -> bool:
+        try:
+            return not signed(chosen(self.likelihood))
+        except (TypeError, ValueError):
+            return False
 
     def __getstate__(self) -> dict[str, Any]:
         # The n × n matrices are rebuilt from the sites.
@@ -186,28 +232,15 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
     def _backend(self) -> Backend:
         return backends.of(self._post().X)
 
-    def _evidence(
-        self, b: Backend, kernel: Kernel, likelihood: Likelihood, mean: np.ndarray
-    ) -> DenseEvidence:
-        def put(a: np.ndarray | None) -> Array:
-            return None if a is None else b.asarray(a)
-
-        data = Observations(likelihood, put(self.y_train_), put(self.weights_), put(self.exposure_))
-        return DenseEvidence(
-            kernel,
-            put(self.X_train_),
-            data,
-            mean=mean,
-            fit_mean=self.fit_mean,
-            jitter=self.jitter_,
-            tol=1e-9 if self.dtype == "float64" else 1e-4,
-        )
-
     def _post(self) -> DensePosterior:
         """The posterior: kept from the fit, rebuilt from the sites after loading."""
         if getattr(self, "_posterior", None) is None:
             b = backends.get(self.backend, self.X_train_, self.dtype)
-            evidence = self._evidence(b, self.kernel_, self.likelihood_, self.mean_)
+            t = Targets(self.X_train_, self.y_train_, self.weights_, self.exposure_, self.classes_)
+            evidence = evidence_of(
+                b, t, self.kernel_, self.likelihood_, self.mean_, self.jitter_,
+                fit_mean=self.fit_mean,
+            )  # fmt: skip
             sites = b.asarray(self.sites_[0]), b.asarray(self.sites_[1])
             self._posterior = evidence.posterior(evidence.start(), sites)
         return self._posterior
@@ -220,18 +253,99 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         """Latent mean and variance on the host, rows first."""
         check_is_fitted(self)
         A, q, b = self._inputs(X), self._post(), self._backend
+        step = max(1, _BATCH_NUMBERS // self.y_train_.size)
         parts = [
-            tuple(b.to_host(a).astype(np.float64) for a in q.moments(b.asarray(A[i : i + _ROWS])))
-            for i in range(0, A.shape[0], _ROWS)
+            tuple(b.to_host(a).astype(np.float64) for a in q.moments(b.asarray(A[i : i + step])))
+            for i in range(0, A.shape[0], step)
         ]
         m, v = (np.concatenate([part[k] for part in parts], axis=-1) for k in (0, 1))
         return m.T, np.broadcast_to(v, m.shape).T
 
-    def _probability(self, X: Array) -> np.ndarray:
+    def _arrays(self, X: Array, exposure: np.ndarray | None) -> tuple[Array, Array, Array | None]:
+        """Latent mean and variance, and the exposure in their shape, where the model computes."""
         m, v = self._moments(X)
         b = self._backend
-        mean, _ = self.likelihood_.predict(b.asarray(m), b.asarray(v))
-        return np.asarray(b.to_host(mean), dtype=np.float64)
+        e = None
+        if exposure is not None:
+            e = b.asarray(np.broadcast_to(exposure if m.ndim == 1 else exposure[:, None], m.shape))
+        return b.asarray(m), b.asarray(v), e
+
+    def _exposure(self, X: Array, exposure: Any) -> np.ndarray | None:
+        if exposure is None:
+            return None
+        if self.classes_ is not None or signed(self.likelihood_):
+            raise ValueError(
+                f"exposure was given and {type(self.likelihood_).__name__} has none; omit it"
+            )
+        return per_row(exposure, np.shape(X)[0], "exposure")
+
+    def _log_probabilities(self, X: Array) -> np.ndarray:
+        """ln p of both classes, (m, 2), on the host."""
+        check_is_fitted(self)
+        m, v, _ = self._arrays(X, None)
+        b = self._backend
+        # The quasi-likelihood is no probability; its mean is that of a probit.
+        normalised = self.likelihood_.normalised
+        likelihood = self.likelihood_ if normalised else BernoulliProbit()
+        logs = [likelihood.log_predictive(b.full(m.shape, c), m, v) for c in (0.0, 1.0)]
+        return np.stack([b.to_host(a).astype(np.float64) for a in logs], axis=1)
+
+    def _second_class(self, y: Any) -> np.ndarray:
+        labels = np.asarray(host(y))
+        strange = ~np.isin(labels, self.classes_)
+        if strange.any():
+            raise ValueError(
+                f"y holds {labels[strange].tolist()[0]!r}; expected the labels "
+                f"{self.classes_.tolist()}"
+            )
+        return np.asarray(labels == self.classes_[1])
+
+    @staticmethod
+    def _same_shape(y: np.ndarray, predicted: Array) -> None:
+        if y.shape != tuple(predicted.shape):
+            raise ValueError(
+                f"y has shape {y.shape}; expected {tuple(predicted.shape)}, that of the predictions"
+            )
+
+    @staticmethod
+    def _factor(b: Backend, C: Array, scale: Array) -> Array:
+        """The Cholesky factor of a posterior covariance (..., m, m), whose eigenvalues rounding
+        may have made negative."""
+        m = C.shape[-1]
+        for units in (1.0, 10.0, 100.0, 1000.0):
+            L, ok = b.factor(C + (units * b.eps * m) * scale * b.eye(m))
+            if b.to_host(ok).all():
+                return L
+        raise NotPositiveDefiniteError(
+            f"the posterior covariance of the {m} rows of X has no Cholesky factor; expected "
+            "distinct points: leave some out"
+        )
+
+    def _restored(self) -> None:
+        """Refuse parts of a file that don't fit each other."""
+        y, q = self.y_train_, self.X_train_.shape[1]
+        if y.ndim > 2 or self.n_features_in_ != q:
+            raise ValueError(
+                f"y_train_ has shape {y.shape} and n_features_in_ is {self.n_features_in_}; "
+                f"expected (n,) or (T, n), and {q}, the columns of its X_train_"
+            )
+        lead = y.shape[:-1]
+        for name, need in {
+            "sites_": (2, *y.shape), "mean_": lead, "free_energy_": lead,
+        }.items():  # fmt: skip
+            if getattr(self, name).shape != need:
+                raise ValueError(
+                    f"{name} has shape {getattr(self, name).shape}; expected {need} to go with "
+                    "its y_train_"
+                )
+        labels = 0 if self.classes_ is None else self.classes_.size
+        if labels != (2 if isinstance(self.likelihood_, BINARY) else 0):
+            raise ValueError(
+                f"classes_ holds {labels} labels; expected two of a classifier and none otherwise"
+            )
+        e = self.exposure_
+        self.likelihood_.check(y, e)
+        self.kernel_.check(q)
 
 
 __all__ = ["FittedGP"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import validate_data
 
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.estimators._data import on_host
+from gplvm_xp.estimators._fit_gp import Plan, check_parameters, say_how_it_ended, search
 from gplvm_xp.estimators._fitted_gp import FittedGP
-from gplvm_xp.estimators._progress import watched
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.estimators._targets import (
     BINARY,
@@ -25,11 +23,10 @@ from gplvm_xp.estimators._targets import (
     started,
     starting_mean,
     targets,
-    variance,
 )
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.likelihoods import Likelihood
-from gplvm_xp.optim import Progress, minimise
+from gplvm_xp.optim import Progress
 
 
 class VariationalGP(FittedGP):
@@ -190,90 +187,55 @@ class VariationalGP(FittedGP):
         NotEnoughMemoryError
             If the n × n matrices do not fit, before they are allocated.
         """
-        b = backends.get(self.backend, X, self.dtype)
+        check_parameters(self)
         likelihood = chosen(self.likelihood)
+        b = backends.get(self.backend, X, self.dtype)
+        binary = isinstance(likelihood, BINARY)
         A, y = validate_data(
             self,
             X if on_host(X) else host(X),
             host(y),
             dtype=np.float64,
             order="C",
-            multi_output=not isinstance(likelihood, BINARY),
-            y_numeric=not isinstance(likelihood, BINARY),
+            multi_output=not binary,
         )
-        t = targets(likelihood, y, A.shape[0], sample_weight, exposure)
-        if t.weights is not None and not t.weights.all():
-            # They say nothing, and cost n³.
-            A, t = A[t.weights > 0], t.kept(t.weights > 0)
+        t = targets(likelihood, A, y, sample_weight, exposure)
         likelihood = started(self.likelihood, t)
-        kernel = _starting_kernel(likelihood, A, t) if self.kernel is None else self.kernel
-        if not isinstance(kernel, Kernel):
-            raise TypeError(
-                f"kernel is a {type(kernel).__name__}; expected one of gplvm_xp.kernels, for "
-                "example RBF() + White()"
-            )
-        self.X_train_, self.y_train_ = A, t.y
+        kernel = _starting_kernel(likelihood, t) if self.kernel is None else self.kernel
+        scale = float(np.mean(b.to_host(kernel.diag(b.asarray(kernel.theta()), b.asarray(t.X)))))
+        plan = Plan(
+            kernel=kernel,
+            likelihood=likelihood,
+            mean=starting_mean(likelihood, t) if self.fit_mean else np.zeros(t.y.shape[:-1]),
+            jitter=self.jitter * scale,
+            scale=scale,
+            fit_mean=self.fit_mean,
+            optimize=self.optimize,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            time_limit=self.time_limit,
+            callback=self.callback,
+            progress=self.progress,
+        )
+        found = search(b, t, plan)
+        self.X_train_, self.y_train_ = t.X, t.y
         self.weights_, self.exposure_, self.classes_ = t.weights, t.exposure, t.classes
-        mean = starting_mean(likelihood, t) if self.fit_mean else np.zeros(t.y.shape[:-1])
-        scale = float(np.mean(b.to_host(kernel.diag(b.asarray(kernel.theta()), b.asarray(A)))))
-        self.jitter_ = self.jitter * scale
-        evidence = self._evidence(b, kernel, likelihood, mean)
-        x = evidence.start()
-        self.loss_curve_, self.n_iter_, self.status_ = np.zeros(0), 0, "converged"
-        if self.optimize and evidence.layout.size:
-            with watched(self.progress, self.max_iter, 0, self.callback, "VariationalGP") as told:
-                found = minimise(
-                    evidence.value_and_grad,
-                    x,
-                    max_steps=self.max_iter,
-                    gtol=self.tol,
-                    ftol=1e-3 * self.tol * b.eps**0.25,
-                    time_limit=self.time_limit,
-                    callback=told,
-                )
-            if not np.isfinite(found.value) and found.status != "interrupted":
-                raise ValueError(
-                    f"the free energy can't be evaluated at the start ({found.message}); give "
-                    "other starting values of the kernel, or a larger jitter"
-                )
-            x = found.x
-            self.loss_curve_ = np.asarray(found.values, dtype=np.float64)
-            self.n_iter_, self.status_ = found.steps, found.status
-            if found.status != "converged":
-                warnings.warn(
-                    f"the search ended with status {found.status!r} after {found.steps} steps "
-                    f"({found.message}); the best state is kept",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
-        values = {k: b.to_host(v).astype(np.float64) for k, v in evidence.named(x).items()}
-        self.kernel_ = kernel.with_theta(_flat(kernel, values))
-        self.likelihood_ = likelihood.with_theta(_flat(likelihood, values))
-        self.mean_ = np.asarray(values["mean"])
-        final = self._evidence(b, self.kernel_, self.likelihood_, self.mean_)
-        final.result = evidence.result
-        self._posterior, result = final.solve(final.start())
-        if not result.converged.all():
-            warnings.warn(
-                f"the posterior was not found to the tolerance: {result.message}",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        self.free_energy_ = np.asarray(result.free_energy, dtype=np.float64)
-        self.sites_ = np.stack([b.to_host(a).astype(np.float64) for a in self._posterior.sites])
+        self.kernel_, self.likelihood_, self.mean_ = found.kernel, found.likelihood, found.mean
+        self.jitter_ = found.jitter
+        self.free_energy_ = np.asarray(found.result.free_energy, dtype=np.float64)
+        self.sites_ = np.stack([b.to_host(a).astype(np.float64) for a in found.posterior.sites])
+        self.loss_curve_ = np.asarray(found.values, dtype=np.float64)
+        self.n_iter_, self.status_ = found.steps, found.status
+        self._posterior = found.posterior
+        say_how_it_ended(found, self.max_iter)
         return self
 
 
-def _flat(owner: Any, values: dict[str, np.ndarray]) -> np.ndarray:
-    parts = [np.ravel(values[block.name]) for block in owner.blocks()]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _starting_kernel(likelihood: Likelihood, X: np.ndarray, t: Targets) -> Kernel:
+def _starting_kernel(likelihood: Likelihood, t: Targets) -> Kernel:
     """An RBF whose lengthscale is the root mean square distance of two rows."""
-    centre = np.average(X, axis=0, weights=t.weights)
-    spread = np.sum(np.average((X - centre) ** 2, axis=0, weights=t.weights))
-    return RBF(variance(t) if signed(likelihood) else 1.0, float(np.sqrt(2.0 * spread)) or 1.0)
+    centre = np.average(t.X, axis=0, weights=t.weights)
+    spread = np.sum(np.average((t.X - centre) ** 2, axis=0, weights=t.weights))
+    return RBF(t.variance if signed(likelihood) else 1.0, float(np.sqrt(2.0 * spread)) or 1.0)
 
 
 __all__ = ["VariationalGP"]

@@ -7,6 +7,7 @@ from gplvm_xp.variational.engines import Covariance, Engine, Information, Margin
 from gplvm_xp.variational.free_energy import FreeEnergy, FreeEnergyPoint
 from gplvm_xp.variational.grid import GridEvidence, GridPosterior
 from gplvm_xp.variational.observations import Observations, Slopes, Terms
+from gplvm_xp.variational.parts import fixed_point_by_parts
 from gplvm_xp.variational.sites import SiteProgress, SiteResult, fixed_point
 from gplvm_xp.variational.stochastic import StochasticResult, natural_gradient
 
@@ -28,5 +29,6 @@ __all__ = [
     "StochasticResult",
     "Terms",
     "fixed_point",
+    "fixed_point_by_parts",
     "natural_gradient",
 ]

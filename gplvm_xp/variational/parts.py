@@ -28,10 +28,10 @@ def fixed_point_by_parts(
     engine: Engine,
     data: Observations,
     *,
-    sites: tuple[Array, Array] | None,
-    tol: float,
-    max_steps: int,
-    callback: Callable[[SiteProgress], bool | None] | None,
+    sites: tuple[Array, Array] | None = None,
+    tol: float = 1e-8,
+    max_steps: int = 500,
+    callback: Callable[[SiteProgress], bool | None] | None = None,
 ) -> SiteResult:
     """:func:`fixed_point` on a batch (n, N), cut as :meth:`Backend.batches` says.
 
