@@ -6,9 +6,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -18,7 +18,7 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.estimators._fit import JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES
 from gplvm_xp.estimators._progress import watched
-from gplvm_xp.estimators._targets import Targets, signed
+from gplvm_xp.estimators._targets import Targets, centre, signed
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.optim import OptResult, Progress, minimise
@@ -70,21 +70,26 @@ def evidence_of(
     fit_mean: bool,
     tol: float | None = None,
 ) -> DenseEvidence:
-    """The free energy of these data; ``tol`` of the inner search, default as tight as the dtype
-    allows with some room."""
+    """The free energy of these data, less their :func:`centre`; ``tol`` of the inner search,
+    default as tight as the dtype allows with some room."""
 
     def put(a: np.ndarray | None) -> Array:
         return None if a is None else b.asarray(a)
 
-    data = Observations(
-        likelihood, put(t.y), put(t.weights), put(t.exposure),
-        unit=math.sqrt(t.variance) if signed(likelihood) else 1.0,
-    )  # fmt: skip
+    origin = centre(likelihood, t)
+    y, mean = t.y - origin[..., None], mean - origin
+    unit = _unit(likelihood, t)
+    data = Observations(likelihood, put(y), put(t.weights), put(t.exposure), unit=unit)
     tightest = 1e-9 if b.eps < 1e-10 else 1e-4
     return DenseEvidence(
         kernel, put(t.X), data, mean=mean, fit_mean=fit_mean, jitter=jitter,
         tol=tightest if tol is None else max(tol, tightest),
     )  # fmt: skip
+
+
+def _unit(likelihood: Likelihood, t: Targets) -> float:
+    """The size of the latent function."""
+    return math.sqrt(t.variance) if signed(likelihood) else 1.0
 
 
 def search(b: Backend, t: Targets, plan: Plan) -> Found:
@@ -98,6 +103,9 @@ def search(b: Backend, t: Targets, plan: Plan) -> Found:
         If it has none after the jitter schedule.
     """
     began, jitter = time.perf_counter(), plan.jitter
+    if not plan.likelihood.log_concave:
+        # Here K itself is factored, not I + W^½ K W^½.
+        jitter = max(jitter, b.eps * t.y.shape[-1] * plan.scale)
     for _ in range(1 + JITTER_TRIES):
         left = None
         if plan.time_limit is not None:
@@ -125,16 +133,20 @@ def _once(
     kernel, likelihood, mean = plan.kernel, plan.likelihood, plan.mean
     status, message, steps, values = "converged", "nothing to learn", 0, tuple[float, ...]()
     if plan.optimize and evidence.layout.size:
-        if t.constant and not all(block.fixed for block in likelihood.blocks()):
+        if (
+            signed(likelihood)
+            and t.constant
+            and not all(block.fixed for block in likelihood.blocks())
+        ):
             status, message = "failed", "the targets are constant: no noise fits them best"
         else:
-            found = _minimum(b, evidence, plan, time_left)
+            x, found = _minimum(b, evidence, plan, _unit(likelihood, t), time_left)
             if not math.isfinite(found.value) and found.status != "interrupted":
                 return None
-            named = {k: b.to_host(v).astype(np.float64) for k, v in evidence.named(found.x).items()}
+            named = {k: b.to_host(v).astype(np.float64) for k, v in evidence.named(x).items()}
             kernel = kernel.with_theta(_flat(kernel, named))
             likelihood = likelihood.with_theta(_flat(likelihood, named))
-            mean = np.asarray(named["mean"])
+            mean = named["mean"] + centre(likelihood, t)
             status, message, steps = found.status, found.message, found.steps
             values = found.values
     final = evidence_of(b, t, kernel, likelihood, mean, jitter, fit_mean=plan.fit_mean)
@@ -149,17 +161,79 @@ def _once(
     )  # fmt: skip
 
 
-def _minimum(b: Backend, evidence: DenseEvidence, plan: Plan, time_left: float | None) -> OptResult:
+def _minimum(
+    b: Backend, evidence: DenseEvidence, plan: Plan, unit: float, time_left: float | None
+) -> tuple[Array, OptResult]:
+    """The best hyperparameters, as a vector of the evidence, and how they were found."""
+    # The mean has y's units, the others are logarithms: one step length must suit both.
+    sizes = np.ones(evidence.layout.size)
+    sizes[evidence.layout.slices().get("mean", slice(0, 0))] = unit
+    scale = b.asarray(sizes)
+    floor = _Floor(evidence, plan.likelihood, unit)
+
+    def scaled(z: Array) -> tuple[Array, Array]:
+        x = scale * z
+        if floor.share(x) < 0.1:
+            return b.scalar(math.inf), b.xp.zeros_like(z)
+        f, g = evidence.value_and_grad(x)
+        return f, scale * g
+
     with watched(plan.progress, plan.max_iter, 0, plan.callback, "VariationalGP") as told:
-        return minimise(
-            evidence.value_and_grad,
-            evidence.start(),
+
+        def step(progress: Progress) -> bool:
+            stop = told is not None and bool(told(progress))
+            return stop or floor.share(scale * progress.x) < 1.0
+
+        found = minimise(
+            scaled,
+            evidence.start() / scale,
             max_steps=plan.max_iter,
             gtol=plan.tol,
             # A smaller decrease of a sum of this many rounded terms can't be seen.
             ftol=max(1e-5 * plan.tol, 32.0 * b.eps),
             time_limit=time_left,
-            callback=told,
+            callback=step,
+        )
+    x = scale * found.x
+    if found.status == "stopped" and floor.share(x) < 1.0:
+        found = replace(found, status="failed", message=floor.message)
+    return x, found
+
+
+class _Floor:
+    """Where a noise that a fit learns becomes too small to compute with.
+
+    Of targets that a function fits without noise the likelihood has no maximum.
+    """
+
+    # By likelihood: the parameter, its power of y's unit, and its least value in it.
+    _least: ClassVar[dict[str, tuple[str, int, float]]] = {
+        "gaussian": ("variance", 2, 1e-10),
+        "student_t": ("scale", 1, 1e-3),
+    }
+
+    def __init__(self, evidence: DenseEvidence, likelihood: Likelihood, unit: float) -> None:
+        self.evidence, self.name, self.least = evidence, "", 0.0
+        if likelihood.name in self._least:
+            parameter, power, share = self._least[likelihood.name]
+            share = max(share, (10.0 * evidence.backend.eps) ** (0.5 * power))
+            self.name, self.least = f"{likelihood.name}.{parameter}", share * unit**power
+        if self.name not in {block.name for block in evidence.layout.blocks}:
+            self.least = 0.0
+
+    def share(self, x: Array) -> float:
+        """The noise at x, in units of the least."""
+        if not self.least:
+            return math.inf
+        noise = self.evidence.named(x)[self.name]
+        return float(self.evidence.backend.to_host(noise)) / self.least
+
+    @property
+    def message(self) -> str:
+        """Why the search ended there."""
+        return (
+            f"{self.name} fell below {self.least:.3g}, and the targets are fitted best without "
+            "noise; hold it at a value of your choice, see fixed= of the likelihood"
         )
 
 

@@ -22,6 +22,7 @@ from gplvm_xp.estimators._fit_gp import evidence_of
 from gplvm_xp.estimators._targets import (
     BINARY,
     Targets,
+    centre,
     chosen,
     host,
     per_row,
@@ -97,24 +98,26 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             # A NumPy result also for device data: labels may be text.
             logs = self._log_probabilities(X)
             return self.classes_[(logs[:, 1] > logs[:, 0]).astype(int)]
-        m, v, e = self._arrays(X, e)
+        m, v = self._moments(X)
         b = self._backend
-        mean, variance = self.likelihood_.predict(m, v, exposure=e)
+        mean, variance = self.likelihood_.predict(
+            b.asarray(m), b.asarray(v), exposure=self._like(e, m)
+        )
         mean, variance = (b.to_host(a).astype(np.float64) for a in (mean, variance))
         return (to_like(mean, X), to_like(variance, X)) if return_var else to_like(mean, X)
 
-    @available_if(_classifies)
+    @available_if(_classifies)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Array) -> Array:
         """Probability of each class of ``classes_``, (m, 2), averaged over the posterior."""
         p = np.exp(self._log_probabilities(X))
         return to_like(p / np.sum(p, axis=1, keepdims=True), X)
 
-    @available_if(_classifies)
+    @available_if(_classifies)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Array) -> Array:
         """Logarithm of :meth:`predict_proba`, without cancellation, (m, 2)."""
         return to_like(self._log_probabilities(X), X)
 
-    @available_if(_classifies)
+    @available_if(_classifies)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Array) -> Array:
         """Log odds of the second class, (m,): positive where it is likelier."""
         logs = self._log_probabilities(X)
@@ -144,11 +147,16 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             self._same_shape(second, logs[:, 0])
             return float(np.mean(np.where(second, logs[:, 1], logs[:, 0])))
         numbers = real_numbers(y)
-        m, v, device_e = self._arrays(X, e)
+        m, v = self._moments(X)
         self._same_shape(numbers, m)
         self.likelihood_.check(numbers, e if e is None or numbers.ndim == 1 else e[:, None])
-        b = self._backend
-        log = self.likelihood_.log_predictive(b.asarray(numbers), m, v, exposure=device_e)
+        b, origin = self._backend, self._centre
+        log = self.likelihood_.log_predictive(
+            b.asarray(numbers - origin),
+            b.asarray(m - origin),
+            b.asarray(v),
+            exposure=self._like(e, m),
+        )
         return float(b.to_host(b.xp.mean(log)))
 
     def score(
@@ -188,12 +196,9 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         L = self._factor(b, C, b.xp.max(b.xp.abs(self.kernel_.diag(q.theta, q.X))))
         *lead, m = mean.shape
         xi = b.asarray(check_random_state(random_state).standard_normal((*lead, n_samples, m)))
-        draws = mean[..., None, :] + xi @ b.xp.matrix_transpose(L)
-        return (
-            np.moveaxis(b.to_host(draws).astype(np.float64), 0, -1)
-            if lead
-            else b.to_host(draws).astype(np.float64)
-        )
+        draws = b.to_host(mean[..., None, :] + xi @ b.xp.matrix_transpose(L)).astype(np.float64)
+        draws = draws + self._centre[..., None, None]
+        return np.moveaxis(draws, 0, -1) if lead else draws
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fitted model to one ``.npz`` file; :func:`gplvm_xp.load` reads it back."""
@@ -232,13 +237,20 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
     def _backend(self) -> Backend:
         return backends.of(self._post().X)
 
+    @property
+    def _targets(self) -> Targets:
+        return Targets(self.X_train_, self.y_train_, self.weights_, self.exposure_, self.classes_)
+
+    @property
+    def _centre(self) -> np.ndarray:
+        return centre(self.likelihood_, self._targets)
+
     def _post(self) -> DensePosterior:
         """The posterior: kept from the fit, rebuilt from the sites after loading."""
         if getattr(self, "_posterior", None) is None:
             b = backends.get(self.backend, self.X_train_, self.dtype)
-            t = Targets(self.X_train_, self.y_train_, self.weights_, self.exposure_, self.classes_)
             evidence = evidence_of(
-                b, t, self.kernel_, self.likelihood_, self.mean_, self.jitter_,
+                b, self._targets, self.kernel_, self.likelihood_, self.mean_, self.jitter_,
                 fit_mean=self.fit_mean,
             )  # fmt: skip
             sites = b.asarray(self.sites_[0]), b.asarray(self.sites_[1])
@@ -259,16 +271,14 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             for i in range(0, A.shape[0], step)
         ]
         m, v = (np.concatenate([part[k] for part in parts], axis=-1) for k in (0, 1))
-        return m.T, np.broadcast_to(v, m.shape).T
+        return (m + self._centre[..., None]).T, np.broadcast_to(v, m.shape).T
 
-    def _arrays(self, X: Array, exposure: np.ndarray | None) -> tuple[Array, Array, Array | None]:
-        """Latent mean and variance, and the exposure in their shape, where the model computes."""
-        m, v = self._moments(X)
-        b = self._backend
-        e = None
-        if exposure is not None:
-            e = b.asarray(np.broadcast_to(exposure if m.ndim == 1 else exposure[:, None], m.shape))
-        return b.asarray(m), b.asarray(v), e
+    def _like(self, exposure: np.ndarray | None, m: np.ndarray) -> Array | None:
+        """The exposure in the shape of predictions, where the model computes."""
+        if exposure is None:
+            return None
+        wide = exposure if m.ndim == 1 else exposure[:, None]
+        return self._backend.asarray(np.broadcast_to(wide, m.shape))
 
     def _exposure(self, X: Array, exposure: Any) -> np.ndarray | None:
         if exposure is None:
@@ -282,8 +292,8 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
     def _log_probabilities(self, X: Array) -> np.ndarray:
         """ln p of both classes, (m, 2), on the host."""
         check_is_fitted(self)
-        m, v, _ = self._arrays(X, None)
         b = self._backend
+        m, v = (b.asarray(a) for a in self._moments(X))
         # The quasi-likelihood is no probability; its mean is that of a probit.
         normalised = self.likelihood_.normalised
         likelihood = self.likelihood_ if normalised else BernoulliProbit()

@@ -103,9 +103,9 @@ def targets(likelihood: Likelihood, X: np.ndarray, y: Any, weights: Any, exposur
 
 def _encoded(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """The two labels, and 0 or 1 for each row."""
-    check_classification_targets(y)
-    kind = type_of_target(y, input_name="y")
     try:
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
         classes, places = np.unique(np.asarray(y), return_inverse=True)
     except TypeError as error:
         raise ValueError(
@@ -151,6 +151,13 @@ def host(y: Any) -> Any:
 def signed(likelihood: Likelihood) -> bool:
     """Whether targets are real numbers of any sign, and f has their units."""
     return isinstance(likelihood, Gaussian | StudentT)
+
+
+def centre(likelihood: Likelihood, t: Targets) -> np.ndarray:
+    """What is subtracted from y, () or (T,), so that no digits are spent on it: its mean where f
+    has y's units, else 0."""
+    lead = np.zeros(t.y.shape[:-1])
+    return np.mean(t.y, axis=-1) if signed(likelihood) else lead
 
 
 def started(likelihood: Any, t: Targets) -> Likelihood:
@@ -214,6 +221,7 @@ def _floats(a: Any, name: str, expected: str) -> np.ndarray:
 __all__ = [
     "BINARY",
     "Targets",
+    "centre",
     "chosen",
     "host",
     "per_row",

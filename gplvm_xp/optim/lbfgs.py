@@ -78,7 +78,7 @@ def _direction(xp: Namespace, g: Array, pairs: list[_Pair]) -> Array:
 
 def _inside(a: _Trial, b: _Trial, slack: float) -> float:
     """A point between two trials: the cubic's minimum, kept off both ends."""
-    if not b.finite:
+    if not b.finite or a.t == b.t:
         return a.t + 0.2 * (b.t - a.t)
     u = 0.5
     if abs(b.f - a.f) <= slack:

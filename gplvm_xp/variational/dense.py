@@ -196,8 +196,9 @@ class DenseEvidence(Evidence):
             assert isinstance(engine, Information)
             p, root = sites[0], None
             q = engine.condition(p, sites[1])
-            nu = -data.slopes(q.m, q.v).r
             B = engine.B.matrix(self.X)
+            # Λ B = B⁻ᵀ: as −r it would multiply what is left of the residuals by p K.
+            nu = xp.squeeze(b.solve_factor(B, q.mu[..., None], trans=True), axis=-1)
             Sigma = B @ engine.covariance(p)[0] @ xp.matrix_transpose(B)
             inner = p[..., :, None] * eye - p[..., :, None] * Sigma * p[..., None, :]
         return DensePosterior(self.kernel, theta, self.X, mean, nu, inner, root, sites)

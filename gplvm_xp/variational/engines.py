@@ -184,6 +184,8 @@ class Covariance(Engine):
         mu = self.prior_mean + shift
         V = b.solve_factor(L, root[..., :, None] * self.K)
         v = xp.linalg.diagonal(self.K) - xp.sum(V * V, axis=-2)
+        # Rounding of a large K may leave more than the site alone allows, or less than nothing.
+        v = xp.where(p * v > 1.0, 1.0 / xp.where(p > 0.0, p, 1.0), v)
         v = xp.where(v < 0.0, 0.0, v)
         # tr B_W⁻¹ = n − Σ p v: the trace costs nothing.
         kl = 0.5 * (
