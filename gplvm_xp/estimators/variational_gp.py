@@ -35,6 +35,7 @@ class VariationalGP(FittedGP):
     The posterior of f is the Gaussian that minimises the free energy (variational inference, not
     Laplace's approximation); kernel, likelihood and mean are learned by the same criterion, with
     gradients by the envelope theorem. With a Gaussian likelihood it is the exact Gaussian process.
+    Inputs are not scaled: give columns of different units to a ``StandardScaler`` first.
 
     Parameters
     ----------
@@ -47,15 +48,18 @@ class VariationalGP(FittedGP):
         object of :mod:`gplvm_xp.likelihoods` with its starting values. It decides whether this is
         a classifier or a regressor to scikit-learn.
     fit_mean : bool
-        Whether the constant μ₀ is learned; else it is 0.
+        Whether there is a constant μ₀, started where the data's mean is; else it is 0.
     optimize : bool
         Whether hyperparameters are learned; else the starting values are used.
     max_iter : int
         Steps of the search for hyperparameters (L-BFGS-B).
     tol : float
-        Converged where no gradient entry (nats per unit of a logarithm) is larger.
+        Converged where no gradient entry is larger: nats per unit of a logarithm, or for μ₀ per
+        standard deviation of y (per 1 for counts and labels).
     jitter : float
-        Added to the covariance's diagonal, in the model, as a multiple of its mean.
+        Added to the covariance's diagonal, in the model, as a multiple of its mean; at least n
+        times the dtype's spacing for a likelihood that is not log-concave, and raised tenfold, up
+        to six times, where the start can't be evaluated: ``jitter_`` is what was added.
     time_limit : float, optional
         Seconds after which no further evaluation begins; the best state so far is kept.
     callback : callable, optional
@@ -66,7 +70,8 @@ class VariationalGP(FittedGP):
     backend : {"auto", "numpy", "cupy", "torch"} or None
         Where to compute; None is where the data is.
     dtype : {"float64", "float32"}
-        Working precision.
+        Working precision. With float32, and a likelihood that is not log-concave, variances below
+        1e-3 of the prior's are rough.
 
     Attributes
     ----------
@@ -76,9 +81,12 @@ class VariationalGP(FittedGP):
         μ₀.
     free_energy_ : ndarray () or (T,)
         Minus the evidence lower bound, nats, at the learned values.
-    classes_ : ndarray (2,)
-        Of a classifier.
-    X_train_ : ndarray (n, q)
+    classes_ : ndarray (2,) or None
+        The labels in the order of ``predict_proba``; None of a regressor.
+    X_train_, y_train_ : ndarray (n, q), ndarray (n,) or (T, n)
+        What the posterior rests on: rows of no weight are left out, labels are 0 and 1.
+    weights_, exposure_ : ndarray (n,) or None
+    jitter_ : float
     sites_ : ndarray (2, n) or (2, T, n)
         Curvature and slope of each observation's Gaussian factor: with the rest, the posterior.
     loss_curve_ : ndarray
@@ -91,8 +99,13 @@ class VariationalGP(FittedGP):
 
     Notes
     -----
-    O(n³) a step of the inner search, about ten of them at first and few once warm; memory of about
-    six n × n matrices, T of them for T functions.
+    O(n³) a step of the inner search, some twenty of them for every evaluation of the free energy
+    (two with a Gaussian likelihood), and some twenty evaluations; memory of 5 T + 1 n × n matrices
+    for T functions.
+
+    Targets that a function fits without noise, constant ones among them, have a likelihood without
+    a maximum: the search ends, with a warning, where the learned noise is 1e-5 ("student_t": 1e-3)
+    of their standard deviation. Hold it instead: ``Gaussian(1e-4, fixed=("variance",))``.
 
     References
     ----------
@@ -170,11 +183,13 @@ class VariationalGP(FittedGP):
             Inputs; finite.
         y : array (n,) or (n, T)
             Targets: labels of two classes, counts, or real numbers. With T columns, T independent
-            functions with one kernel, computed as a batch (not for classifiers).
+            functions with one kernel and one likelihood, computed as a batch (not for classifiers).
         sample_weight : array (n,), optional
-            Multiplies each observation's log-likelihood; 0 leaves it out.
+            Multiplies each observation's log-likelihood: a whole number stands for so many equal
+            rows, 0 leaves the row out.
         exposure : array (n,) or float, optional
-            Of counts: the expected count is exposure · exp(f). Of "binomial": trials.
+            Of counts: the expected count is exposure · exp(f), so that f is the log rate per unit
+            of it. Of "binomial": trials.
 
         Returns
         -------
@@ -184,6 +199,8 @@ class VariationalGP(FittedGP):
         ------
         ValueError, TypeError
             If something doesn't fit; the text says what was seen and what was expected.
+        NotPositiveDefiniteError
+            If the free energy at the starting values is not finite with any jitter.
         NotEnoughMemoryError
             If the n × n matrices do not fit, before they are allocated.
         """

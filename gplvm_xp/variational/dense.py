@@ -12,6 +12,7 @@ compare Rasmussen & Williams (2006), section 5.5.1, for Laplace's method.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -125,10 +126,11 @@ class DenseEvidence(Evidence):
     ) -> None:
         kernel.check(X.shape[1])
         self.X, self.jitter = X, jitter
-        b, n = backend.of(X), X.shape[0]
+        b, n, functions = backend.of(X), X.shape[0], math.prod(data.y.shape[:-1])
+        several = f" and {functions} functions" if functions > 1 else ""
         b.require_memory(
-            6 * b.itemsize * n * n,
-            f"variational inference with a dense covariance of {n} points",
+            (1 + 5 * functions) * b.itemsize * n * n,
+            f"variational inference with a dense covariance of {n} points{several}",
             "use fewer points, or a grid model (LogGaussianCoxProcess)",
         )
         block = Block("mean", mean, "identity", fixed=not fit_mean)
