@@ -152,7 +152,7 @@ def _once(
     final = evidence_of(b, t, kernel, likelihood, mean, jitter, fit_mean=plan.fit_mean)
     final.result = evidence.result
     posterior, result = final.solve(final.start())
-    total = float(np.sum(result.free_energy))
+    total = math.fsum(np.ravel(result.free_energy))
     if not math.isfinite(total):
         return None
     return Found(
@@ -181,8 +181,9 @@ def _minimum(
     with watched(plan.progress, plan.max_iter, 0, plan.callback, "VariationalGP") as told:
 
         def step(progress: Progress) -> bool:
-            stop = told is not None and bool(told(progress))
-            return stop or floor.share(scale * progress.x) < 1.0
+            if told is not None and told(progress):
+                return True
+            return floor.share(scale * progress.x) < 1.0
 
         found = minimise(
             scaled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from os import PathLike
 from typing import Any
@@ -145,7 +146,8 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             second = self._second_class(y)
             logs = self._log_probabilities(X)
             self._same_shape(second, logs[:, 0])
-            return float(np.mean(np.where(second, logs[:, 1], logs[:, 0])))
+            log = np.where(second, logs[:, 1], logs[:, 0])
+            return math.fsum(log) / log.size
         numbers = real_numbers(y)
         m, v = self._moments(X)
         self._same_shape(numbers, m)
@@ -163,10 +165,10 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         self, X: Array, y: Array, sample_weight: Any = None, *, exposure: Any = None
     ) -> float:
         """Accuracy of a classifier, R² of a regressor, as everywhere in scikit-learn."""
-        found = host(self.predict(X, exposure=exposure))
+        found, sample_weight = host(self.predict(X, exposure=exposure)), host(sample_weight)
         if self.classes_ is not None:
-            return float(accuracy_score(host(y), found, sample_weight=host(sample_weight)))
-        return float(r2_score(host(y), found, sample_weight=host(sample_weight)))
+            return float(accuracy_score(host(y), found, sample_weight=sample_weight))
+        return float(r2_score(host(y), found, sample_weight=sample_weight))
 
     def sample(self, X: Array, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Joint draws of the latent function at X from the posterior.
@@ -305,8 +307,8 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         strange = ~np.isin(labels, self.classes_)
         if strange.any():
             raise ValueError(
-                f"y holds {labels[strange].tolist()[0]!r}; expected the labels "
-                f"{self.classes_.tolist()}"
+                f"y holds {labels[strange][0]}; expected the labels "
+                f"{self.classes_[0]} and {self.classes_[1]}"
             )
         return np.asarray(labels == self.classes_[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -252,7 +253,7 @@ def _starting_kernel(likelihood: Likelihood, t: Targets) -> Kernel:
     """An RBF whose lengthscale is the root mean square distance of two rows."""
     centre = np.average(t.X, axis=0, weights=t.weights)
     spread = np.sum(np.average((t.X - centre) ** 2, axis=0, weights=t.weights))
-    return RBF(t.variance if signed(likelihood) else 1.0, float(np.sqrt(2.0 * spread)) or 1.0)
+    return RBF(t.variance if signed(likelihood) else 1.0, math.sqrt(2.0 * spread) or 1.0)
 
 
 __all__ = ["VariationalGP"]
