@@ -278,7 +278,7 @@ def _advice(text: str, name: str, place: int) -> str:
     return (
         f"expected numbers. Use --labels {shown} if it holds classes, --index {shown} if it names "
         f"the rows, --drop {shown} to leave it out, or --missing {text!r} if that word means "
-        "missing"
+        "missing; rate-map takes the columns that --columns names"
     )
 
 

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from gplvm_xp import backend, datasets, kernels, likelihoods, optim
 from gplvm_xp import posteriors as post
 from gplvm_xp.operators import (
+    Circulant,
     Dense,
     DensePrecision,
     DiagonalPrecision,
@@ -382,6 +383,91 @@ def test_the_natural_metric_saves_cg_steps():
         values.append(result.value)
     np.testing.assert_allclose(values[0], values[1], rtol=1e-9)
     assert 4 * hvps[True] <= hvps[False], hvps
+
+
+def test_families_without_a_matrix_on_a_grid():
+    """A blurred diagonal and a low-rank factor under a circulant prior: nothing of L × L."""
+    rng = np.random.default_rng(15)
+    shape = (12, 16)
+    s = _bumps(shape)
+    prior = Circulant(shape, s)
+    data = Observations(likelihoods.Poisson(), rng.poisson(1.5, 192).astype(float))
+    blur = (0.25 * s) ** 0.2
+    for covariance in (post.Convolutional(shape, blur), post.LowRank(6)):
+        free = FreeEnergy(prior, Identity(192), covariance, data)
+        other = FreeEnergy(prior, Identity(192), covariance, data, metric="hessian")
+        found = optim.newton_krylov(free.at, free.start(), gtol=1e-7)
+        dense = optim.newton_krylov(other.at, free.start(), gtol=1e-7)
+        assert found.status in ("converged", "precision")
+        np.testing.assert_allclose(found.value, dense.value, rtol=1e-9)
+        plain = optim.newton_krylov(free.at, free.start(), gtol=1e-7, preconditioned=False)
+        assert found.hvps < 0.5 * plain.hvps
+    with pytest.raises(ValueError, match="circulant"):
+        FreeEnergy(
+            DensePrecision(np.eye(192)), Identity(192), post.Full(), data, metric="circulant"
+        )
+
+
+def _wrong(**changes):
+    given = {"y": np.ones(4), "weights": None, "exposure": None, "offset": None} | changes
+    return lambda: Observations(likelihoods.Poisson(), **given)
+
+
+ENGINE = Information(DiagonalPrecision(np.ones(4)), Identity(4), np.ones(4))
+WRONG = {
+    "weights": (_wrong(weights=np.ones(3)), ValueError, "weights has shape"),
+    "exposure": (_wrong(exposure=np.ones((2, 4))), ValueError, "exposure has shape"),
+    "integers": (_wrong(y=np.ones(4, dtype=int)), TypeError, "real floating"),
+    "list": (_wrong(y=[1.0, 2.0]), TypeError, "array"),
+    "short": (
+        lambda: fixed_point(ENGINE, Observations(likelihoods.Poisson(), np.ones(1))),
+        ValueError, "each",
+    ),
+    "map": (
+        lambda: Information(DiagonalPrecision(np.ones(3)), Identity(4), np.ones(4)),
+        ValueError, "order 3",
+    ),
+    "free": (
+        lambda: FreeEnergy(
+            DiagonalPrecision(np.ones(4)), Identity(4), post.Cholesky(),
+            Observations(likelihoods.Poisson(), np.ones(1)),
+        ),
+        ValueError, "order",
+    ),
+    "rate": (
+        lambda: natural_gradient(
+            DiagonalPrecision(np.ones(4)), Dense(np.eye(4)),
+            Observations(likelihoods.Poisson(), np.ones(4)), batch_size=2, rate=lambda k: np.nan,
+        ),
+        ValueError, "step length",
+    ),
+    "no matrix": (
+        lambda: natural_gradient(
+            DiagonalPrecision(np.ones(4)), Identity(4),
+            Observations(likelihoods.Poisson(), np.ones(4)), batch_size=2,
+        ),
+        TypeError, "Dense",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_fit_is_said(name):
+    call, kind, text = WRONG[name]
+    with pytest.raises(kind, match=text):
+        call()
+
+
+def test_an_indefinite_prior_is_no_prior():
+    Lam = np.diag([1.0, 1.0, -3.0])
+    with np.errstate(invalid="ignore"):
+        prior = DensePrecision(Lam)
+        thetas = {
+            post.Cholesky(): np.eye(3), post.Full(): np.eye(3), post.LowRank(2): np.eye(3)[:, :2],
+            post.InverseDiagonal(Identity(3)): np.full(3, 4.0),
+        }  # fmt: skip
+        for covariance, theta in thetas.items():
+            assert covariance.at(theta, prior).kl() == np.inf
 
 
 # -- batches, ends, hard cases ---------------------------------------------------------------------

@@ -59,7 +59,7 @@ def _keep_freed_memory() -> None:
     del del_me
 
 
-def _free_cores() -> int:
+def _free_cores(least: int = 4) -> int:
     """How many of the BLAS's threads would find a core free at this moment.
 
     Threads that share the interpreter's lock hand it over at every array operation. Where another
@@ -67,8 +67,7 @@ def _free_cores() -> int:
     one by an order of magnitude.
     """
     threads = _threads()
-    if threads < 4:
-        # Two threads gain less than the BLAS's own take from them while they spin down.
+    if threads < least:
         return 1
     try:
         running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
@@ -126,12 +125,20 @@ class NumpyBackend(Backend):
     def calm(self, order: int) -> AbstractContextManager[object]:
         return _calm(order)
 
+    def map_parts(self, function: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
+        workers = min(_free_cores(least=2), len(parts))
+        if workers < 2:
+            return [function(part) for part in parts]
+        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(function, parts))
+
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:
         _keep_freed_memory()
         work = list(tiles)
-        # Many blocks in flight cost memory.
+        # Many blocks in flight cost memory; two threads gain less than the BLAS's own take from
+        # them while they spin down.
         workers = min(_free_cores(), len(work) // 25)
         # The small products inside a block must not start the BLAS's own threads.
         with _pools().limit(limits=1, user_api="blas"):
@@ -233,6 +240,13 @@ class NumpyBackend(Backend):
     def factor(self, P: Array) -> tuple[Array, Array]:
         _keep_freed_memory()
         n = P.shape[-1]
+        if n < 512:
+            # One call for all of them, and other threads may run meanwhile.
+            try:
+                L = np.linalg.cholesky(P)
+                return L, np.all(np.isfinite(np.linalg.diagonal(L)), axis=-1)
+            except np.linalg.LinAlgError:
+                pass
         flat = P.reshape(-1, n, n)
         out = np.empty((n, n) if P.ndim == 2 else flat.shape, dtype=P.dtype)
         ok = np.empty(flat.shape[0], dtype=bool)

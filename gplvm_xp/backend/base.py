@@ -130,10 +130,8 @@ class Backend:
         return max(rows, min(n, 64)), n
 
     def lower_tiles(self, n: int) -> list[Tile]:
-        """Cover the lower triangle: squares on the diagonal, rectangles left of them.
-
-        Returns a list of ``(i0, i1, j0, j1)`` with ``j1 <= i0`` or ``(j0, j1) == (i0, i1)``.
-        """
+        """Cover the lower triangle: squares ``(i0, i1, i0, i1)`` on the diagonal, rectangles
+        ``(i0, i1, j0, j1)`` with ``j1 <= i0`` left of them."""
         rows, cols = self.tile_shape(n)
         tiles = []
         for i0 in range(0, n, rows):
@@ -145,17 +143,19 @@ class Backend:
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
     ) -> Iterator[Result]:
-        """Apply ``function`` to every tile; results in the order of the tiles, whoever ran them."""
+        """Apply ``function`` to every tile; results in their order, whoever ran them."""
         return map(function, tiles)
 
     def batches(self, count: int, size: int) -> list[slice]:
-        """Members of a batch that are computed together; ``size`` numbers each. Here all of them:
-        on a device, few large launches beat a small working set."""
+        """Members, of ``size`` numbers each, that are computed together: on a device all."""
         return [slice(0, count)]
 
+    def map_parts(self, function: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
+        """Apply ``function`` to each of :meth:`batches`."""
+        return [function(part) for part in parts]
+
     def calm(self, order: int) -> AbstractContextManager[object]:
-        """Held while many products of small matrices of this order run: a library's threads would
-        cost them more than they save."""
+        """Held while many products of small matrices of this order run, without threads."""
         return nullcontext()
 
     # -- dense linear algebra --------------------------------------------------------------------

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.estimators._data import on_host, to_like
 from gplvm_xp.estimators._fit_gp import evidence_of
 from gplvm_xp.estimators._targets import (
@@ -43,6 +42,14 @@ def _classifies(model: Any) -> bool:
     except (TypeError, ValueError):
         # Asked before a fit: that will say what is wrong.
         return False
+
+
+def _wide(exposure: Any, m: np.ndarray) -> np.ndarray | None:
+    """The exposure of each row in the shape of predictions (m,) or (m, T)."""
+    e = per_row(exposure, m.shape[0], "exposure")
+    if e is None or m.ndim == 1:
+        return e
+    return np.repeat(e[:, None], m.shape[1], axis=1)
 
 
 class FittedGP(BaseEstimator):  # type: ignore[misc]
@@ -89,7 +96,7 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             If ``return_var`` or ``exposure`` does not fit the likelihood.
         """
         check_is_fitted(self)
-        e = self._exposure(X, exposure)
+        self._refuse_exposure(exposure)
         if self.classes_ is not None:
             if return_var:
                 raise ValueError(
@@ -102,7 +109,7 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         m, v = self._moments(X)
         b = self._backend
         mean, variance = self.likelihood_.predict(
-            b.asarray(m), b.asarray(v), exposure=self._like(e, m)
+            b.asarray(m), b.asarray(v), exposure=self._put(_wide(exposure, m))
         )
         mean, variance = (b.to_host(a).astype(np.float64) for a in (mean, variance))
         return (to_like(mean, X), to_like(variance, X)) if return_var else to_like(mean, X)
@@ -141,7 +148,7 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             If y has another shape than the predictions, or is not in the likelihood's support.
         """
         check_is_fitted(self)
-        e = self._exposure(X, exposure)
+        self._refuse_exposure(exposure)
         if self.classes_ is not None:
             second = self._second_class(y)
             logs = self._log_probabilities(X)
@@ -151,13 +158,14 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         numbers = real_numbers(y)
         m, v = self._moments(X)
         self._same_shape(numbers, m)
-        self.likelihood_.check(numbers, e if e is None or numbers.ndim == 1 else e[:, None])
+        e = _wide(exposure, m)
+        self.likelihood_.check(numbers, e)
         b, origin = self._backend, self._centre
         log = self.likelihood_.log_predictive(
             b.asarray(numbers - origin),
             b.asarray(m - origin),
             b.asarray(v),
-            exposure=self._like(e, m),
+            exposure=self._put(e),
         )
         return float(b.to_host(b.xp.mean(log)))
 
@@ -187,15 +195,13 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If ``n_samples`` is not a positive integer.
-        NotPositiveDefiniteError
-            If the posterior covariance of these points has no Cholesky factor.
         """
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r} was given; expected an integer of 1 or more")
         b, q = self._backend, self._post()
         mean, C = q.joint(b.asarray(self._inputs(X)))
-        L = self._factor(b, C, b.xp.max(b.xp.abs(self.kernel_.diag(q.theta, q.X))))
+        L = self._root(b, C, b.xp.max(b.xp.abs(self.kernel_.diag(q.theta, q.X))))
         *lead, m = mean.shape
         xi = b.asarray(check_random_state(random_state).standard_normal((*lead, n_samples, m)))
         draws = b.to_host(mean[..., None, :] + xi @ b.xp.matrix_transpose(L)).astype(np.float64)
@@ -273,23 +279,17 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             for i in range(0, A.shape[0], step)
         ]
         m, v = (np.concatenate([part[k] for part in parts], axis=-1) for k in (0, 1))
-        return (m + self._centre[..., None]).T, np.broadcast_to(v, m.shape).T
+        return (m + self._centre[..., None]).T, np.array(np.broadcast_to(v, m.shape).T)
 
-    def _like(self, exposure: np.ndarray | None, m: np.ndarray) -> Array | None:
-        """The exposure in the shape of predictions, where the model computes."""
-        if exposure is None:
-            return None
-        wide = exposure if m.ndim == 1 else exposure[:, None]
-        return self._backend.asarray(np.broadcast_to(wide, m.shape))
+    def _put(self, a: np.ndarray | None) -> Array | None:
+        return None if a is None else self._backend.asarray(a)
 
-    def _exposure(self, X: Array, exposure: Any) -> np.ndarray | None:
-        if exposure is None:
-            return None
-        if self.classes_ is not None or signed(self.likelihood_):
+    def _refuse_exposure(self, exposure: Any) -> None:
+        """Raise ``ValueError`` where the likelihood has no use for one."""
+        if exposure is not None and (self.classes_ is not None or signed(self.likelihood_)):
             raise ValueError(
                 f"exposure was given and {type(self.likelihood_).__name__} has none; omit it"
             )
-        return per_row(exposure, np.shape(X)[0], "exposure")
 
     def _log_probabilities(self, X: Array) -> np.ndarray:
         """ln p of both classes, (m, 2), on the host."""
@@ -320,18 +320,15 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             )
 
     @staticmethod
-    def _factor(b: Backend, C: Array, scale: Array) -> Array:
-        """The Cholesky factor of a posterior covariance (..., m, m), whose eigenvalues rounding
-        may have made negative."""
-        m = C.shape[-1]
-        for units in (1.0, 10.0, 100.0, 1000.0):
-            L, ok = b.factor(C + (units * b.eps * m) * scale * b.eye(m))
-            if b.to_host(ok).all():
-                return L
-        raise NotPositiveDefiniteError(
-            f"the posterior covariance of the {m} rows of X has no Cholesky factor; expected "
-            "distinct points: leave some out"
-        )
+    def _root(b: Backend, C: Array, scale: Array) -> Array:
+        """R with R Rᵀ = C, a posterior covariance (..., m, m) beside a prior of that scale."""
+        xp, m = b.xp, C.shape[-1]
+        L, ok = b.factor(C + (10.0 * b.eps * m) * scale * b.eye(m))
+        if b.to_host(ok).all():
+            return L
+        # Equal points, or hardly any variance left: rounding made eigenvalues negative.
+        w, V = xp.linalg.eigh(0.5 * (C + xp.matrix_transpose(C)))
+        return V * xp.sqrt(xp.where(w > 0.0, w, 0.0))[..., None, :]
 
     def _restored(self) -> None:
         """Refuse parts of a file that don't fit each other."""

@@ -67,7 +67,7 @@ def exposures(exposure: np.ndarray, y: np.ndarray) -> np.ndarray:
         )
     refuse(
         "y", y, (y > 0.0) & (array == 0.0), "0 where the exposure is 0",
-        "correct the exposure there, or mask the entry with NaN",
+        "correct the exposure there, or leave the entry out (weight 0)",
     )  # fmt: skip
     return array
 

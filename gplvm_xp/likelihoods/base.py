@@ -205,7 +205,7 @@ class Likelihood(ABC):
         theta: Array | None = None,
         exposure: Array | None = None,
     ) -> Expected:
-        """ℓ(m, v) to second order; v ≥ 0, where it is negative the result is NaN."""
+        """ℓ(m, v) to second order; v ≥ 0, which is not checked."""
         e = self.expected_varying(y, m, v, theta, exposure)
         return e._replace(value=e.value + self.constant(y, theta, exposure))
 

@@ -34,7 +34,8 @@ class Circulant(Precision):
     shape : tuple of int
         The grid; L is their product, in row-major order.
     eigenvalues : array (..., *shape)
-        Of the *covariance* K, s_k = s_{−k}, from :func:`eigenvalues_of`.
+        Of the *covariance* K, from :func:`eigenvalues_of`. The mean of s_k and s_{−k} is used,
+        which are equal for a real symmetric K.
 
     Attributes
     ----------
@@ -56,10 +57,17 @@ class Circulant(Precision):
         s = _on_grid("Circulant", "eigenvalues", self.eigenvalues, shape)
         b = backend.of(s)
         axes = _axes(shape)
+        s = even(b, s, axes)
         floor = b.eps * b.xp.max(s, axis=axes, keepdims=True)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "size", math.prod(shape))
         object.__setattr__(self, "eigenvalues", b.xp.where(s < floor, floor, s))
+
+    def shifted(self, c: Array) -> Circulant:
+        """Λ + c I for c (...) ≥ 0, a circulant too."""
+        s = self.eigenvalues
+        c = backend.of(s).xp.reshape(c, (*c.shape, *(1,) * len(self.shape)))
+        return Circulant(self.shape, s / (1.0 + c * s))
 
     @classmethod
     def of(cls, b: Backend, row: np.ndarray) -> Self:
@@ -278,6 +286,12 @@ def padded(
 
 
 # -- private ---------------------------------------------------------------------------------------
+
+
+def even(b: Backend, s: Array, axes: tuple[int, ...]) -> Array:
+    """½ (s_k + s_{−k}) over the last axes."""
+    mirrored = b.xp.roll(b.xp.flip(s, axis=axes), shift=(1,) * len(axes), axis=axes)
+    return 0.5 * (s + mirrored)
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, ...]:

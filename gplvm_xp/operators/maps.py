@@ -77,6 +77,7 @@ class Dense(LinearMap):
     cols: int = field(init=False)
 
     def __post_init__(self) -> None:
+        backend.of(self.B)
         if self.B.ndim < 2:
             raise ValueError(
                 f"Dense: B has shape {tuple(self.B.shape)}; expected (..., N, L), one row for "

@@ -132,6 +132,8 @@ def newton_krylov(
     ------
     ValueError
         If ``x0`` has no entries or a setting is out of range.
+    TypeError
+        If ``x0`` is not an array of real floating numbers.
 
     Notes
     -----
@@ -143,6 +145,9 @@ def newton_krylov(
     ----------
     T. Steihaug, SIAM J. Numer. Anal. 20 (1983) 626–637; Nocedal & Wright (2006), algorithm 7.2.
     """
+    b = backend.of(x0)
+    if not b.xp.isdtype(x0.dtype, "real floating"):
+        raise TypeError(f"x0 has dtype {x0.dtype}; expected real floating: convert it")
     if x0.ndim < 1 or x0.shape[-1] == 0 or math.prod(x0.shape) == 0:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; expected (..., d) with d of at least 1")
     if not gtol >= 0 or not radius > 0 or max_steps < 0:
@@ -204,7 +209,10 @@ class _Search:
         self._read(f, g)
         lost = ~(np.isfinite(self.value) & np.isfinite(self.norm))
         if lost.all():
-            return "failed", "the function can't be evaluated at the start; start elsewhere"
+            return "failed", (
+                "the function can't be evaluated at the start: look for NaN in the data, a matrix "
+                "that is not positive definite, or start elsewhere"
+            )
         for step in range(max_steps + 1):
             self.values.append(self.value)
             self.norms.append(self.norm)

@@ -169,6 +169,8 @@ def conditional(prior: Precision, G: Array) -> Conditional:
     R = prior.root_columns(eye)
     transposed = xp.matrix_transpose(R)
     A, ok = b.factor(eye + transposed @ (G @ R))
+    # A root of an indefinite Λ is that of another matrix.
+    ok = ok & xp.isfinite(prior.logdet())
     A = guard(A, ok)
     inverse = b.inverse_factor(A)
     return Conditional(

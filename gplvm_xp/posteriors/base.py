@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.operators.base import LinearMap, Precision
 
@@ -71,7 +72,10 @@ class State(ABC):
     def kl(self) -> Array:
         """The covariance's share of the KL with all constants, (...); the mean adds
         ½ (μ−μ₀)ᵀΛ(μ−μ₀)."""
-        return self.part() + self.constant()
+        total = self.part() + self.constant()
+        xp = backend.of(total).xp
+        # The constant of an indefinite Λ is NaN.
+        return xp.where(xp.isnan(total), xp.inf, total)
 
     @abstractmethod
     def gradient(self) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.operators.base import LinearMap, Precision
-from gplvm_xp.operators.circulant import eigenvalues_of
+from gplvm_xp.operators.circulant import eigenvalues_of, even
 from gplvm_xp.posteriors._shared import (
     or_infinity,
     positive,
@@ -41,7 +41,8 @@ class Convolutional(Covariance):
     grid : tuple of int
         Cells along each axis of the grid, L in all.
     spectrum : array (..., *grid)
-        â in the order of the FFT: real, â_k = â_−k, and nowhere 0.
+        â in the order of the FFT: real and nowhere 0. The mean of â_k and â_−k is used, which are
+        equal for a symmetric A.
 
     Raises
     ------
@@ -59,6 +60,15 @@ class Convolutional(Covariance):
                 f"Convolutional: the spectrum has shape {got}; expected (..., "
                 f"{', '.join(map(str, self.grid))}), one eigenvalue for each cell of the grid"
             )
+
+        b = backend.of(self.spectrum)
+        if not b.xp.isdtype(self.spectrum.dtype, "real floating"):
+            raise TypeError(
+                f"Convolutional: the spectrum has dtype {self.spectrum.dtype}; expected real "
+                "floating, the transform of a symmetric kernel"
+            )
+        axes = tuple(range(-len(self.grid), 0))
+        object.__setattr__(self, "spectrum", even(b, self.spectrum, axes))
 
     @property
     def form(self) -> Form:

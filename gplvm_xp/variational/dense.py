@@ -77,7 +77,11 @@ class DensePosterior:
         """Mean (..., m) and covariance (..., m, m) of the function at Z."""
         xp = backend.of(Z).xp
         cross = self.kernel.gram(self.theta, self.X, Z)
-        known = xp.matrix_transpose(cross) @ (self.inner @ cross)
+        if self.root is None:
+            known = xp.matrix_transpose(cross) @ (self.inner @ cross)
+        else:
+            A = self.root @ cross
+            known = xp.matrix_transpose(A) @ A
         return self._mean(cross), self.kernel.gram(self.theta, Z) - known
 
     def _mean(self, cross: Array) -> Array:

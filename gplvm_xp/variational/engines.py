@@ -42,6 +42,11 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def rows(self) -> int:
+        """N, the number of observations."""
+
+    @property
+    @abstractmethod
     def order(self) -> int:
         """Of the matrix that is factored in a step."""
 
@@ -77,6 +82,17 @@ class Information(Engine):
     B: LinearMap
     like: Array
     mean: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.B.cols != self.prior.size:
+            raise ValueError(
+                f"B is {self.B.rows} × {self.B.cols} and the prior of order {self.prior.size}; "
+                "expected as many columns"
+            )
+
+    @property
+    def rows(self) -> int:
+        return self.B.rows
 
     @property
     def order(self) -> int:
@@ -166,8 +182,14 @@ class Covariance(Engine):
     mean: Array | None = None
 
     @property
+    def rows(self) -> int:
+        n: int = self.K.shape[-1]
+        return n
+
+    @property
     def order(self) -> int:
-        return self.K.shape[-1]
+        n: int = self.K.shape[-1]
+        return n
 
     @property
     def prior_mean(self) -> Array:

@@ -12,12 +12,13 @@ from typing import Literal, TypeAlias
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
+from gplvm_xp.operators import Circulant
 from gplvm_xp.operators.base import LinearMap, Precision
 from gplvm_xp.posteriors.base import Covariance, State
 from gplvm_xp.variational.coordinates import Coordinates
 from gplvm_xp.variational.observations import Observations
 
-MeanMetric: TypeAlias = Literal["posterior", "hessian", "prior"]
+MeanMetric: TypeAlias = Literal["posterior", "hessian", "circulant", "prior"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,16 @@ class FreeEnergy:
     data : Observations
     mean : array (..., L), optional
         μ₀, default 0.
-    metric : {"posterior", "hessian", "prior"}, optional
-        The mean's share of the preconditioner: Σ, (Λ + Bᵀ diag(s) B)⁻¹ (one dense Cholesky factor
-        an outer iteration), or Λ⁻¹. Default "hessian" where the family's Σ is singular or
-        diagonal in another basis, else "posterior".
+    metric : {"posterior", "hessian", "circulant", "prior"}, optional
+        The mean's share of the preconditioner: Σ; (Λ + Bᵀ diag(s) B)⁻¹, one dense Cholesky factor
+        an outer iteration; for a Circulant prior of the cells themselves (Λ + s̄ I)⁻¹ with the mean
+        of s, two transforms; or Λ⁻¹. Default "posterior"; where the family's Σ is singular or
+        diagonal in another basis "circulant" if the prior is one, else "hessian".
+
+    Raises
+    ------
+    ValueError
+        If orders and shapes do not fit each other.
 
     Examples
     --------
@@ -60,6 +67,22 @@ class FreeEnergy:
     data: Observations
     mean: Array | None = None
     metric: MeanMetric | None = None
+
+    def __post_init__(self) -> None:
+        L, N, y = self.prior.size, self.B.rows, tuple(self.data.y.shape)
+        mean = (L,) if self.mean is None else tuple(self.mean.shape)
+        if self.B.cols != L or y[-1] != N or mean[-1:] != (L,):
+            raise ValueError(
+                f"the prior is of order {L}, B is {N} × {self.B.cols}, y has shape {y} and the "
+                f"mean {mean}; expected B of order (N, L), y (..., N), mean (..., L)"
+            )
+        self.covariance.shape(L)
+        if self.metric == "circulant" and not (
+            isinstance(self.prior, Circulant) and self.B.identity
+        ):
+            raise ValueError(
+                "metric='circulant' was given; it needs a Circulant prior seen through the identity"
+            )
 
     @property
     def coordinates(self) -> Coordinates:
@@ -83,6 +106,11 @@ class FreeEnergy:
     def split(self, x: Array) -> tuple[Array, Array]:
         """μ (..., L) and θ (..., *shape) of a flat vector."""
         L = self.prior.size
+        if x.shape[-1] != L + self.coordinates.size:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected (..., {L + self.coordinates.size}): "
+                "start() makes one"
+            )
         return x[..., :L], self.coordinates.unpack(x[..., L:])
 
     def at(self, x: Array) -> FreeEnergyPoint:
@@ -154,19 +182,31 @@ class FreeEnergyPoint:
         step, G = u[..., :L], c.dual(self.theta, u[..., L:])
         # A diagonal Σ of another basis may be far from the best one, of which Σ is the metric.
         far = self.state.rank < L or free.covariance.form == "positive"
-        metric = free.metric or ("hessian" if far else "posterior")
+        metric = free.metric or (self._curved if far else "posterior")
         if metric == "posterior":
             mean = self.state.matvec(step)
         elif metric == "prior":
             mean = free.prior.covariance(step)
         else:
             mean = self._b.xp.squeeze(self._solve(step[..., None]), axis=-1)
-        own = self.state.natural(G, self._solve if metric == "hessian" else None)
+        by_columns = self._solve if metric in ("hessian", "circulant") else None
+        own = self.state.natural(G, by_columns)
         return self._b.xp.concat([mean, c.coordinates(self.theta, own)], axis=-1)
 
+    @property
+    def _curved(self) -> MeanMetric:
+        free = self._free
+        on_grid = isinstance(free.prior, Circulant) and free.B.identity
+        return "circulant" if on_grid else "hessian"
+
     def _solve(self, V: Array) -> Array:
-        """(Λ + Bᵀ diag(s) B)⁻¹ V with s clipped at 0, factored once."""
+        """(Λ + Bᵀ diag(s) B)⁻¹ V with s clipped at 0, factored once, or on a grid its circulant
+        approximation, with the mean of s."""
         b, free = self._b, self._free
+        if (free.metric or self._curved) == "circulant":
+            assert isinstance(free.prior, Circulant)
+            s = b.xp.where(self.terms.s > 0.0, self.terms.s, 0.0)
+            return free.prior.shifted(b.xp.mean(s, axis=-1)).covariance_columns(V)
         if self._factor is None:
             s = b.xp.where(self.terms.s > 0.0, self.terms.s, 0.0)
             self._factor = b.factor(free.prior.plus(free.B.gram(s)))[0]

@@ -54,6 +54,13 @@ class Observations:
     unit : float
         Size of the latent function against which a search measures changes: 1 where it is a
         logarithm or a log odds, the spread of y where it has y's units.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit each other.
+    TypeError
+        If something is not an array of real floating numbers.
     """
 
     likelihood: Likelihood
@@ -68,11 +75,29 @@ class Observations:
 
     def __post_init__(self) -> None:
         xp = backend.of(self.y).xp
+        self._check()
         fixed = self.likelihood.constant(self.y, self.theta, self.exposure)
         fixed = xp.broadcast_to(fixed, self.y.shape)
         if self.weights is not None:
             fixed = xp.where(self.weights > 0.0, self.weights * fixed, 0.0)
         object.__setattr__(self, "constant", -xp.sum(fixed, axis=-1))
+
+    def _check(self) -> None:
+        """Refuse what would broadcast to something else; values are not read."""
+        xp, shape = backend.of(self.y).xp, tuple(self.y.shape)
+        if not shape:
+            raise ValueError("y is one number without an axis; expected (..., N)")
+        arrays = {"weights": self.weights, "exposure": self.exposure, "offset": self.offset}
+        for name, a in {"y": self.y, **arrays}.items():
+            if a is None:
+                continue
+            if not xp.isdtype(a.dtype, "real floating"):
+                raise TypeError(f"{name} has dtype {a.dtype}; expected real floating: convert it")
+            own = tuple(a.shape)
+            if len(own) > len(shape) or any(
+                k not in (1, n) for k, n in zip(own[::-1], shape[::-1], strict=False)
+            ):
+                raise ValueError(f"{name} has shape {own}; expected {shape}, as y, or less")
 
     def predictor(self, m: Array) -> Array:
         """The mean of f from that of B z."""

@@ -44,19 +44,24 @@ def fixed_point_by_parts(
         return fixed_point(
             engine, data, sites=sites, tol=tol, max_steps=max_steps, callback=callback
         )
-    results: list[SiteResult] = []
-    for rows in b.batches(*data.y.shape):
-        over = any(result.status in ("stopped", "interrupted") for result in results)
-        results.append(
-            fixed_point(
-                engine.part(rows),
-                part_of(data, rows),
-                sites=None if sites is None else (sites[0][rows, ...], sites[1][rows, ...]),
-                tol=tol,
-                max_steps=0 if over else max_steps,
-                callback=None if over else callback,
-            )
+    over = False
+
+    def search(rows: slice) -> SiteResult:
+        nonlocal over
+        result = fixed_point(
+            engine.part(rows),
+            part_of(data, rows),
+            sites=None if sites is None else (sites[0][rows, ...], sites[1][rows, ...]),
+            tol=tol,
+            max_steps=0 if over else max_steps,
+            callback=None if over else callback,
         )
+        over = over or result.status in ("stopped", "interrupted")
+        return result
+
+    parts = b.batches(*data.y.shape)
+    # A callback is told of one part after the other.
+    results = [search(rows) for rows in parts] if callback else b.map_parts(search, parts)
     return results[0] if len(results) == 1 else _joined(results)
 
 

@@ -118,7 +118,7 @@ def fixed_point(
     Raises
     ------
     ValueError
-        If ``step_length`` is not in (0, 1].
+        If ``step_length`` is not in (0, 1], or y does not fit the engine.
 
     Notes
     -----
@@ -127,6 +127,11 @@ def fixed_point(
     """
     if not 0.0 < step_length <= 1.0:
         raise ValueError(f"step_length={step_length!r} was given; expected a number in (0, 1]")
+    if data.y.shape[-1] != engine.rows:
+        raise ValueError(
+            f"y has shape {tuple(data.y.shape)}; expected (..., {engine.rows}), a number for each "
+            "row of the prior's map"
+        )
     search = _Search(engine, data, tol, step_length)
     status: SiteStatus = "interrupted"
     message = "interrupted by the keyboard; the best state is kept"

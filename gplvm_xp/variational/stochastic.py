@@ -100,7 +100,9 @@ def natural_gradient(
     Raises
     ------
     ValueError
-        If the shapes do not fit or ``batch_size`` is out of range.
+        If the shapes do not fit, or ``batch_size`` or a step length is out of range.
+    TypeError
+        If B is not a dense matrix.
 
     Notes
     -----
@@ -108,6 +110,10 @@ def natural_gradient(
     """
     b = backend.of(data.y)
     xp = b.xp
+    if not isinstance(B, Dense) or B.B.ndim != 2:
+        raise TypeError(
+            f"B is {B!r}; expected operators.Dense of an (N, L) matrix, whose rows a batch takes"
+        )
     N, L = B.rows, B.cols
     if tuple(data.y.shape) != (N,) or prior.size != L:
         raise ValueError(
@@ -142,6 +148,8 @@ def natural_gradient(
             aim_P = prior.plus(scale * rows.gram(t.s))
             aim_a = base + scale * rows.adjoint(t.s * m - t.r)
             rho = rate(steps)
+            if not 0.0 < rho <= 1.0:
+                raise ValueError(f"rate({steps}) is {rho!r}; expected a step length in (0, 1]")
             while True:
                 new = (1.0 - rho) * P + rho * aim_P
                 both = b.to_host(
