@@ -560,6 +560,24 @@ def test_survives_a_start_that_overflows():
     np.testing.assert_allclose(result.value, found.free_energy, rtol=1e-9)
 
 
+def test_newton_goes_on_where_the_fixed_point_gives_up():
+    """A wide prior with empty cells makes the full step swing; few steps stand in for failure."""
+    rng = np.random.default_rng(16)
+    X = rng.uniform(-3.0, 3.0, (25, 1))
+    y = rng.poisson(np.exp(np.sin(X[:, 0]))).astype(float)
+    for likelihood in (likelihoods.Poisson(), likelihoods.StudentT(3.0, 0.5)):
+        data = Observations(likelihood, y, offset=np.full(25, 0.1))
+        kernel = kernels.RBF(25.0, 1.0)
+        few = DenseEvidence(kernel, X, data, mean=0.3, jitter=1e-8, max_steps=4)
+        many = DenseEvidence(kernel, X, data, mean=0.3, jitter=1e-8, max_steps=2000)
+        got, polished = few.solve(few.start())
+        want, known = many.solve(many.start())
+        assert "Newton-Krylov" in polished.message
+        assert known.converged.all()
+        np.testing.assert_allclose(polished.free_energy, known.free_energy, rtol=1e-8)
+        np.testing.assert_allclose(got.moments(X)[0], want.moments(X)[0], atol=1e-4)
+
+
 def test_outliers_of_a_heavy_tailed_likelihood():
     rng = np.random.default_rng(11)
     X = np.linspace(0.0, 5.0, 30)[:, None]

@@ -118,8 +118,8 @@ class NumpyBackend(Backend):
         return min(n, 256), min(n, 768 if n < 6000 else 1024)
 
     def batches(self, count: int, size: int) -> list[slice]:
-        # Arrays of half a MiB: a few of them are in the cache together.
-        step = max(1, 2**16 // max(size, 1))
+        # Arrays of a quarter of a MiB: a few of them are in the cache together.
+        step = max(1, 2**15 // max(size, 1))
         return [slice(i, min(i + step, count)) for i in range(0, count, step)] or [slice(0, 0)]
 
     def calm(self, order: int) -> AbstractContextManager[object]:

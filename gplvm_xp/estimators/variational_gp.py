@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._data import on_host
 from gplvm_xp.estimators._fit_gp import Plan, check_parameters, say_how_it_ended, search
 from gplvm_xp.estimators._fitted_gp import FittedGP
@@ -220,7 +221,7 @@ class VariationalGP(FittedGP):
         t = targets(likelihood, A, y, sample_weight, exposure)
         likelihood = started(self.likelihood, t)
         kernel = _starting_kernel(likelihood, t) if self.kernel is None else self.kernel
-        scale = float(np.mean(b.to_host(kernel.diag(b.asarray(kernel.theta()), b.asarray(t.X)))))
+        scale = _prior_variance(b, kernel, t)
         plan = Plan(
             kernel=kernel,
             likelihood=likelihood,
@@ -247,6 +248,19 @@ class VariationalGP(FittedGP):
         self._posterior = found.posterior
         say_how_it_ended(found, self.max_iter)
         return self
+
+
+def _prior_variance(b: Backend, kernel: Kernel, t: Targets) -> float:
+    """The kernel's mean variance at the inputs, 1 where it is 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        diag = kernel.diag(b.asarray(kernel.theta()), b.asarray(t.X))
+        found = float(np.mean(b.to_host(diag)))
+    if not math.isfinite(found):
+        raise ValueError(
+            f"the kernel's variance at the inputs is {found}; expected finite numbers: give other "
+            "starting values, or scale X"
+        )
+    return found or 1.0
 
 
 def _starting_kernel(likelihood: Likelihood, t: Targets) -> Kernel:

@@ -138,7 +138,7 @@ def newton_krylov(
     Notes
     -----
     Cost: one evaluation, one gradient and the CG steps' HVPs an outer iteration. A device is
-    waited for once a CG step and once an outer iteration. The tolerance of the inner solve,
+    waited for once a CG step and up to twice an outer iteration. The tolerance of the inner solve,
     min(0.1, √‖g‖) relative, gives superlinear convergence.
 
     References

@@ -21,7 +21,6 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.operators import Dense, DiagonalPrecision
 from gplvm_xp.params import Block
 from gplvm_xp.variational.engines import Covariance, Engine, Information
 from gplvm_xp.variational.evidence import Evidence, by_name
@@ -165,8 +164,7 @@ class DenseEvidence(Evidence):
         # Sites may be negative here. In whitened coordinates, f = μ₀ + L_K u, the precision
         # I + L_Kᵀ W L_K needs no inverse of K and shows where it stops being positive definite.
         shift = mean if data.offset is None else mean + data.offset
-        prior = DiagonalPrecision(b.full((K.shape[0],), 1.0))
-        return Information(prior, Dense(b.factor(K)[0]), K), replace(data, offset=shift)
+        return Covariance(K).whitened(), replace(data, offset=shift)
 
     def _gradients(
         self, values: dict[str, Array], engine: Engine, data: Observations, result: SiteResult

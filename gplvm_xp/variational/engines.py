@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
+from gplvm_xp.operators import Dense, DiagonalPrecision
 from gplvm_xp.operators.base import LinearMap, Precision
 
 
@@ -221,6 +222,13 @@ class Covariance(Engine):
         if self.mean is None or self.mean.ndim < 2:
             return self
         return replace(self, mean=self.mean[rows, ...])
+
+    def whitened(self) -> Information:
+        """The same prior in coordinates f = μ₀ + L_K u, u ~ N(0, I), without its mean; K must be
+        positive definite."""
+        b = backend.of(self.K)
+        prior = DiagonalPrecision(b.full((self.order,), 1.0))
+        return Information(prior, Dense(b.factor(self.K)[0]), self.K)
 
     def factor(self, p: Array) -> tuple[Array, Array, Array, Array]:
         """p clipped at 0, W^½, the factor of B_W, and whether it exists."""

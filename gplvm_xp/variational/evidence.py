@@ -19,7 +19,7 @@ from gplvm_xp.kernels import Kernel
 from gplvm_xp.optim import newton_krylov
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.posteriors import Cholesky
-from gplvm_xp.variational.engines import Engine, Information
+from gplvm_xp.variational.engines import Covariance, Engine, Information
 from gplvm_xp.variational.free_energy import FreeEnergy
 from gplvm_xp.variational.observations import Observations
 from gplvm_xp.variational.parts import fixed_point_by_parts
@@ -127,8 +127,7 @@ class Evidence(ABC):
         else:
             warm, cold = ends[0], ends[-1]
             result = chosen(self.backend, cold.free_energy <= warm.free_energy, cold, warm)
-            if isinstance(engine, Information):
-                result = polish(engine, data, result, tol=self.tol)
+            result = polish(engine, data, result, tol=self.tol)
         # A search that failed may have ended anywhere: no place to start the next one.
         if self.result is None or result.converged.all():
             self.result = result
@@ -136,18 +135,24 @@ class Evidence(ABC):
 
 
 def polish(
-    engine: Information, data: Observations, result: SiteResult, *, tol: float = 1e-8
+    engine: Engine, data: Observations, result: SiteResult, *, tol: float = 1e-8
 ) -> SiteResult:
     """Go on with Newton-Krylov in (μ, Cholesky factor) where the fixed point gave up.
 
     The sites are those that the optimum implies: p = s, y̌ = s∘Bμ − r.
     """
     b = backend.of(data.y)
-    root = engine.covariance(result.p)[1]
+    own, seen, mu, shift = engine, data, result.mu, b.scalar(0.0)
+    if isinstance(engine, Covariance):
+        own, shift = engine.whitened(), engine.prior_mean
+        seen = replace(data, offset=shift if data.offset is None else shift + data.offset)
+        mu = b.xp.squeeze(b.solve_factor(own.B.matrix(mu), (mu - shift)[..., None]), axis=-1)
+    assert isinstance(own, Information)
+    root = own.covariance(result.p)[1]
     Sigma = root @ b.xp.matrix_transpose(root)
-    free = FreeEnergy(engine.prior, engine.B, Cholesky(), data, mean=engine.mean)
-    found = newton_krylov(free.at, free.start(result.mu, b.factor(Sigma)[0]), gtol=tol)
-    t, m = (point := free.at(found.x)).terms, point.m
+    free = FreeEnergy(own.prior, own.B, Cholesky(), seen, mean=own.mean)
+    found = newton_krylov(free.at, free.start(mu, b.factor(Sigma)[0]), gtol=tol)
+    t, m = (point := free.at(found.x)).terms, point.m + shift
     implied = fixed_point(engine, data, sites=(t.s, t.s * m - t.r), max_steps=0)
     # Away from an optimum these sites need not be a posterior, nor a better one.
     better = implied.free_energy <= result.free_energy + 1e-9 * (1.0 + np.abs(result.free_energy))

@@ -195,8 +195,6 @@ class GridEvidence(Evidence):
         # Those that were raised to the floor do not move with the kernel.
         gs = xp.where(s > b.eps * xp.max(spectra), gs, 0.0)
         gs = xp.sum(xp.reshape(gs, (-1, s.shape[0])), axis=0)
-        # Where the floor stands in for the kernel's number, nothing moves it.
-        gs = xp.where(s > b.eps * xp.max(s), gs, 0.0)
         # Back to the whole grid: zero where a frequency is not retained.
         place = np.full(math.prod(self.shape), self.basis.places.size)
         place[self.basis.places] = np.arange(self.basis.places.size)

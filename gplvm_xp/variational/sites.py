@@ -232,7 +232,7 @@ class _Search:
             # Barzilai and Borwein's length: where steps swing from side to side, which the free
             # energy is too flat to show near its minimum, half of one gets there.
             left = np.where(host[4, ...] > 0.0, host[3, ...] * last / (host[4, ...] * rho), 0.5)
-            longer = np.minimum(rho / np.maximum(1.0 - left, 0.25), self.longest)
+            longer = np.minimum(last / np.maximum(1.0 - left, 0.25), self.longest)
             if accepted.all():
                 before = moved
             elif accepted.any():
