@@ -56,6 +56,10 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
         "packed.item(0)": "read by the one bridge", "np.max(np.abs(packed[1:])).item()": "the same",
     },
     "likelihoods/base.py": {"float(v)": "starting values"},
+    "optim/newton.py": {"int(lost.sum())": "a host mask"},
+    "variational/": {
+        "int(given_up.sum())": "a host mask", "basis.keep.tolist()": "frequencies on the host",
+    },
     "predict.py": {
         "int(c)": "rows of a missing-data pattern", "int(f.rows.max())": "row indices",
     },

@@ -280,6 +280,17 @@ def test_student_t_ignores_outliers():
     assert model.likelihood_.df < 3.0
 
 
+def test_student_without_moments_predicts_the_median():
+    model = fitted("student_t")
+    Z = inputs(7, seed=3)
+    for df, finite in ((0.7, False), (1.5, False), (2.5, True)):
+        model.likelihood_ = StudentT(df, 0.2)
+        mean, variance = model.predict(Z, return_var=True)
+        assert np.array_equal(mean, model.latent(Z, return_var=False))
+        assert np.isfinite(variance).all() == finite
+        assert not np.isnan(variance).any()
+
+
 def test_binomial_counts_are_so_many_labels():
     X = inputs(20)
     y, trials = observed("binomial", X)
@@ -810,6 +821,17 @@ def test_float32(name):
         single.fit(X, y, exposure=e)
     assert np.isclose(single.free_energy_, double.free_energy_, atol=0.1)
     assert np.allclose(single.latent(X)[0], double.latent(X)[0], atol=0.15)
+
+
+@pytest.mark.parametrize("seed", [3, 6, 11])
+def test_float32_where_a_line_search_collapses_to_a_point(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-2.0, 2.0, (40, 2))
+    y = function(X) + 0.1 * rng.standard_normal(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        single = VariationalGP(dtype="float32").fit(X, y)
+    assert np.isclose(single.free_energy_, VariationalGP().fit(X, y).free_energy_, atol=0.01)
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -88,7 +88,8 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array (m,) or (m, T), or (mean, variance)
-            Labels are NumPy's.
+            Labels are NumPy's. With Student's t of ν ≤ 1, which has no mean, it is the median; of
+            ν ≤ 2 the variance is infinite.
 
         Raises
         ------
@@ -112,6 +113,9 @@ class FittedGP(BaseEstimator):  # type: ignore[misc]
             b.asarray(m), b.asarray(v), exposure=self._put(_wide(exposure, m))
         )
         mean, variance = (b.to_host(a).astype(np.float64) for a in (mean, variance))
+        if signed(self.likelihood_):
+            # Of a symmetric noise, also where the tails are too heavy for it to have a mean.
+            mean, variance = m, np.where(np.isnan(variance), np.inf, variance)
         return (to_like(mean, X), to_like(variance, X)) if return_var else to_like(mean, X)
 
     @available_if(_classifies)  # type: ignore[untyped-decorator]
