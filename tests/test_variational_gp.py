@@ -407,6 +407,8 @@ def test_draws_at_equal_and_at_training_points():
     assert np.allclose(draws[:, :30], draws[:, 30:], atol=1e-5)
     m, v = model.latent(X)
     assert v.max() < 1.1e-9
+    joint = model._post().joint(X)[1]
+    assert np.allclose(np.diag(joint), v, atol=1e-12)
     assert np.allclose(draws[:, :30].var(axis=0), v, rtol=0.2)
     assert np.allclose(draws[:, :30], m, atol=6.0 * np.sqrt(v.max()))
 
