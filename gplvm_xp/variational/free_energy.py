@@ -20,6 +20,9 @@ from gplvm_xp.variational.observations import Observations
 
 MeanMetric: TypeAlias = Literal["posterior", "hessian", "circulant", "prior"]
 
+# Largest order of a dense matrix that is made where another way exists.
+_DENSE = 2000
+
 
 @dataclass(frozen=True, eq=False)
 class FreeEnergy:
@@ -40,7 +43,7 @@ class FreeEnergy:
         The mean's share of the preconditioner: Σ; (Λ + Bᵀ diag(s) B)⁻¹, one dense Cholesky factor
         an outer iteration; for a Circulant prior of the cells themselves (Λ + s̄ I)⁻¹ with the mean
         of s, two transforms; or Λ⁻¹. Default "posterior"; where the family's Σ is singular or
-        diagonal in another basis "circulant" if the prior is one, else "hessian".
+        diagonal in another basis "hessian", above an order of 2000 "circulant" where it can be.
 
     Raises
     ------
@@ -197,7 +200,7 @@ class FreeEnergyPoint:
     def _curved(self) -> MeanMetric:
         free = self._free
         on_grid = isinstance(free.prior, Circulant) and free.B.identity
-        return "circulant" if on_grid else "hessian"
+        return "circulant" if on_grid and free.prior.size > _DENSE else "hessian"
 
     def _solve(self, V: Array) -> Array:
         """(Λ + Bᵀ diag(s) B)⁻¹ V with s clipped at 0, factored once, or on a grid its circulant
