@@ -78,6 +78,28 @@ def _free_cores(least: int = 4) -> int:
     return max(1, min(threads, (os.cpu_count() or 1) - others))
 
 
+def _in_order(
+    function: Callable[[Any], Result], work: list[Any], workers: int
+) -> Iterator[Result]:
+    """``function`` of every piece, in order, by threads that find the BLAS without its own.
+
+    The small products inside a piece must not start those, and the bits must not depend on them.
+    """
+    with _pools().limit(limits=1, user_api="blas"):
+        if workers < 2:
+            yield from map(function, work)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            # A short queue: results that wait for their turn are memory too.
+            first, rest = work[: 2 * workers], work[2 * workers :]
+            queue = collections.deque(pool.submit(function, piece) for piece in first)
+            for piece in rest:
+                yield queue.popleft().result()
+                queue.append(pool.submit(function, piece))
+            while queue:
+                yield queue.popleft().result()
+
+
 def _calm(n: int) -> AbstractContextManager[Any]:
     """One BLAS thread for a small matrix: a second gains little, and on a busy machine the threads
     wait for each other a hundred times longer than they work."""
@@ -125,12 +147,14 @@ class NumpyBackend(Backend):
     def calm(self, order: int) -> AbstractContextManager[object]:
         return _calm(order)
 
-    def map_parts(self, function: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
-        workers = min(_free_cores(least=2), len(parts))
-        if workers < 2:
-            return [function(part) for part in parts]
-        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(function, parts))
+    def map_parts(
+        self, function: Callable[[slice], Result], parts: list[slice]
+    ) -> Iterator[Result]:
+        _keep_freed_memory()
+        if len(parts) < 2:
+            yield from map(function, parts)
+            return
+        yield from _in_order(function, parts, min(_free_cores(least=2), len(parts)))
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
@@ -140,20 +164,7 @@ class NumpyBackend(Backend):
         # Many blocks in flight cost memory; two threads gain less than the BLAS's own take from
         # them while they spin down.
         workers = min(_free_cores(), len(work) // 25)
-        # The small products inside a block must not start the BLAS's own threads.
-        with _pools().limit(limits=1, user_api="blas"):
-            if workers < 2:
-                yield from map(function, work)
-                return
-            with ThreadPoolExecutor(workers) as pool:
-                # A short queue: results that wait for their turn are memory too.
-                first, rest = work[: 2 * workers], work[2 * workers :]
-                queue = collections.deque(pool.submit(function, tile) for tile in first)
-                for tile in rest:
-                    yield queue.popleft().result()
-                    queue.append(pool.submit(function, tile))
-                while queue:
-                    yield queue.popleft().result()
+        yield from _in_order(function, work, workers)
 
     def cholesky(self, K: Array) -> tuple[Array, Array]:
         K = np.ascontiguousarray(K)

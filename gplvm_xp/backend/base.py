@@ -150,9 +150,11 @@ class Backend:
         """Members, of ``size`` numbers each, that are computed together: on a device all."""
         return [slice(0, count)]
 
-    def map_parts(self, function: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
-        """Apply ``function`` to each of :meth:`batches`."""
-        return [function(part) for part in parts]
+    def map_parts(
+        self, function: Callable[[slice], Result], parts: list[slice]
+    ) -> Iterator[Result]:
+        """Apply ``function`` to each part; results in their order, a few of them at a time."""
+        return map(function, parts)
 
     def calm(self, order: int) -> AbstractContextManager[object]:
         """Held while many products of small matrices of this order run, without threads."""

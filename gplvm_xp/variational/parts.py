@@ -61,7 +61,7 @@ def fixed_point_by_parts(
 
     parts = b.batches(*data.y.shape)
     # A callback is told of one part after the other.
-    results = [search(rows) for rows in parts] if callback else b.map_parts(search, parts)
+    results = [search(rows) for rows in parts] if callback else list(b.map_parts(search, parts))
     return results[0] if len(results) == 1 else _joined(results)
 
 

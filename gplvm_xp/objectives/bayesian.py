@@ -1,0 +1,251 @@
+"""The variational bound of a GPLVM with inducing inputs, in everything that is learned.
+
+F = collapsed bound − KL(q(X) || p(X)), q(x_n) = N(μ_n, diag S_n), p(x_n) = N(0, I),
+KL = ½ Σ (μ² + S − ln S − 1) (Titsias & Lawrence 2010). With points in place of q(X) it is the
+sparse GPLVM: the same algebra on S = 0, and a prior density in place of the KL. Missing entries:
+outputs with the same observed rows form a group, each with factors of its own (exact).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from gplvm_xp import backend
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.objectives.collapsed import Totals, collapsed, optimum
+from gplvm_xp.objectives.exact import reduced
+from gplvm_xp.objectives.rows import Rows, backward, forward
+from gplvm_xp.params import Block, Layout
+from gplvm_xp.priors import Prior
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A centred table ready for the objectives.
+
+    Attributes
+    ----------
+    Y : array (n, D)
+        0 where missing.
+    W : array (n, r) or None
+        Which groups of outputs are observed in each row; None: all of them.
+    totals : Totals
+    """
+
+    Y: Array
+    W: Array | None
+    totals: Totals
+
+    @classmethod
+    def of(cls, b: Backend, Y: np.ndarray, *, reduce: bool = False) -> Observed:
+        """Of a centred host table (n, D), NaN for missing.
+
+        Parameters
+        ----------
+        reduce : bool
+            Replace a complete table of more columns than rows by n columns with the same Y Yᵀ,
+            which is all that the bound sees of it.
+        """
+        seen = ~np.isnan(Y)
+        if seen.all():
+            which = np.zeros(Y.shape[1], dtype=np.int64)
+            table = reduced(b, Y) if reduce else b.asarray(Y)
+            return cls(table, None, Totals.of(Y, which, None))
+        patterns, which = np.unique(seen, axis=1, return_inverse=True)
+        zeroed, W = np.where(seen, Y, 0.0), patterns.astype(float)
+        totals = Totals.of(zeroed, np.ravel(which), W)
+        return cls(b.asarray(zeroed), b.asarray(W), totals)
+
+
+class Values(NamedTuple):
+    """Everything learned, at one point, in natural space.
+
+    Attributes
+    ----------
+    theta : array (p,)
+    noise : 0-d array
+    Z : array (M, q)
+    mu : array (n, q)
+    S : array (n, q) or None
+    """
+
+    theta: Array
+    noise: Array
+    Z: Array
+    mu: Array
+    S: Array | None
+
+
+@dataclass(frozen=True)
+class BayesianObjective:
+    """Negative bound (nats) of latents, inducing inputs, kernel parameters and noise.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Structure and starting values.
+    data : Observed
+    mu : ndarray (n, q)
+        Starting means of the latents, or the points, on the host.
+    S : ndarray (n, q) or None
+        Starting variances; None for points.
+    Z : ndarray (M, q)
+        Starting inducing inputs.
+    noise : float
+        Starting noise variance σ², squared units of Y.
+    trace : bool
+        False leaves the trace term out (DTC).
+    latent_prior : Prior or None
+        Of points only; q(X) has N(0, I).
+    priors : mapping of str to Prior
+        Of parameters by block name, in natural space.
+    held : frozenset of str
+        Names of blocks that stay at their starting values: kernel blocks, "noise", "Z", "mu", "S".
+    jitter : float
+        Added to the diagonal of K_uu; part of the model.
+
+    Raises
+    ------
+    ValueError
+        If a prior or a held name is not the name of a parameter.
+    """
+
+    kernel: Kernel
+    data: Observed
+    mu: np.ndarray
+    S: np.ndarray | None
+    Z: np.ndarray
+    noise: float
+    trace: bool = True
+    latent_prior: Prior | None = None
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    jitter: float = 0.0
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kernel.check(self.Z.shape[1])
+        blocks = [
+            *self.kernel.blocks(),
+            Block("noise", self.noise),
+            Block("Z", self.Z, "identity"),
+            Block("mu", self.mu, "identity"),
+        ]
+        if self.S is not None:
+            blocks.append(Block("S", self.S))
+        names = [block.name for block in blocks]
+        for label, given in (("priors", self.priors), ("held", self.held)):
+            unknown = sorted(set(given) - set(names))
+            if unknown:
+                raise ValueError(f"{label} names {unknown}; the parameters are {names}")
+        free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
+        object.__setattr__(self, "layout", Layout(free))
+
+    @property
+    def backend(self) -> Backend:
+        """Where the data is."""
+        return backend.of(self.data.Y)
+
+    def start(self) -> Array:
+        """The starting point: the flat unconstrained vector, on the device."""
+        return self.backend.asarray(self.layout.start())
+
+    def values(self, x: Array) -> Values:
+        """Everything learned at a point, blocks that are held included."""
+        return self._named(self.layout.unpack(x)[0])
+
+    # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
+    @np.errstate(all="ignore")
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]:
+        """The objective and its gradient in the flat vector; nothing waits for the device.
+
+        Parameters
+        ----------
+        x : array (size,)
+
+        Returns
+        -------
+        f : 0-d array
+            Negative bound in nats; +inf where a factor does not exist.
+        g : array (size,)
+            Its gradient, arbitrary where f is +inf.
+        """
+        b = self.backend
+        xp = b.xp
+        natural, to_gradient = self.layout.unpack(x)
+        v = self._named(natural)
+        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
+        sums = forward(self.kernel, v.theta, v.Z, rows)
+        K, pull = self.kernel.gram_pullback(v.theta, v.Z)
+        K = b.add_diagonal(K, b.scalar(self.jitter))
+        c = collapsed(b, K, v.noise, sums, self.data.totals, trace=self.trace)
+        g = backward(self.kernel, v.theta, v.Z, rows, c.sums)
+        gtheta, gZ, _ = pull(c.K)
+        total, gmu, gS = c.value, g.mu, g.S
+        if v.S is not None:
+            # In place: these arrays are the largest of all.
+            total = total - kl(v.mu, v.S)
+            gmu -= v.mu
+            gS -= 0.5 - 0.5 / v.S
+        gradients = {"noise": c.noise, "Z": gZ + g.Z, "mu": gmu, "S": gS}
+        gradients |= self._kernel_gradients(gtheta + g.theta)
+        priors = dict(self.priors)
+        if v.S is None and self.latent_prior is not None:
+            priors["mu"] = self.latent_prior
+        for name, prior in priors.items():
+            if name in natural:
+                density, slope = prior.log_density(natural[name])
+                total, gradients[name] = total + density, gradients[name] + slope
+        inf = xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
+        f = xp.where(c.ok & xp.isfinite(total), -total, inf)
+        out = to_gradient(gradients)
+        out *= -1.0
+        return f, out
+
+    def optimal(self, v: Values) -> tuple[Array, Array, Array]:
+        """The optimal whitened q(u) at a point: mean (M, D), factor (r, M, M), ok.
+
+        See :func:`gplvm_xp.objectives.collapsed.optimum`; the data must not be reduced.
+        """
+        b = self.backend
+        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
+        sums = forward(self.kernel, v.theta, v.Z, rows)
+        K = b.add_diagonal(self.kernel.gram(v.theta, v.Z), b.scalar(self.jitter))
+        return optimum(b, K, v.noise, sums, self.data.totals)
+
+    def _named(self, natural: Mapping[str, Array]) -> Values:
+        b = self.backend
+
+        def one(name: str, value: np.ndarray | float) -> Array:
+            return natural[name] if name in natural else b.asarray(np.asarray(value))
+
+        parts = [
+            b.xp.reshape(one(block.name, block.value), (block.size,))
+            for block in self.kernel.blocks()
+        ]
+        S = None if self.S is None else one("S", self.S)
+        return Values(
+            b.xp.concat(parts), one("noise", self.noise), one("Z", self.Z), one("mu", self.mu), S
+        )
+
+    def _kernel_gradients(self, gtheta: Array) -> dict[str, Array]:
+        where = Layout(self.kernel.blocks()).slices()
+        return {
+            block.name: self.backend.xp.reshape(gtheta[where[block.name]], block.value.shape)
+            for block in self.kernel.blocks()
+        }
+
+
+def kl(mu: Array, S: Array) -> Array:
+    """KL(q(X) || N(0, I)) = ½ Σ (μ² + S − ln S − 1), 0-d; gradients μ and ½ (1 − 1/S)."""
+    xp = backend.of(mu).xp
+    return 0.5 * (xp.sum(mu * mu) + xp.sum(S - xp.log(S)) - mu.shape[0] * mu.shape[1])
+
+
+__all__ = ["BayesianObjective", "Observed", "Values", "kl"]
