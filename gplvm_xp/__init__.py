@@ -29,12 +29,20 @@ if TYPE_CHECKING:
         variational,
     )  # fmt: skip
     from gplvm_xp.backend import why_no_gpu
-    from gplvm_xp.estimators import GPLVM, LogGaussianCoxProcess, VariationalGP
+    from gplvm_xp.estimators import (
+        GPLVM,
+        BayesianGPLVM,
+        LogGaussianCoxProcess,
+        SparseGPLVM,
+        VariationalGP,
+    )
     from gplvm_xp.io import load
 
 _HOME = {
+    "BayesianGPLVM": "gplvm_xp.estimators",
     "GPLVM": "gplvm_xp.estimators",
     "LogGaussianCoxProcess": "gplvm_xp.estimators",
+    "SparseGPLVM": "gplvm_xp.estimators",
     "VariationalGP": "gplvm_xp.estimators",
     "load": "gplvm_xp.io",
     "why_no_gpu": "gplvm_xp.backend",
@@ -59,7 +67,9 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "GPLVM",
+    "BayesianGPLVM",
     "LogGaussianCoxProcess",
+    "SparseGPLVM",
     "VariationalGP",
     "datasets",
     "errors",

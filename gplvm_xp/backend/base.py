@@ -22,6 +22,7 @@ from gplvm_xp.errors import NotEnoughMemoryError
 if TYPE_CHECKING:
     from gplvm_xp.backend.cuda.fused import Fused
     from gplvm_xp.backend.cuda.pairs import CudaPair
+    from gplvm_xp.backend.cuda.psi import FusedPsi
 
 Tile = tuple[int, int, int, int]
 Result = TypeVar("Result")
@@ -226,9 +227,8 @@ class Backend:
     def squared_distances(self, A: Array, B: Array | None = None, factor: float = 1.0) -> Array:
         """``factor`` times |a_i − b_j|², (n, m); exactly 0 on the diagonal where B is None.
 
-        By one matrix product, so A and B must be centred by the caller: the absolute error is of
-        the order eps · max|a|² (|a|² + |b|² − 2 a·b). With a positive factor nothing is negative;
-        with a negative one an entry may exceed 0 by that error.
+        By one matrix product, so the caller must centre A and B: the absolute error is of the order
+        eps · max|a|². Nothing is negative, but for a negative factor an entry may exceed 0 by that.
         """
         xp = self.xp
         other = A if B is None else B
@@ -294,12 +294,7 @@ class Backend:
     # -- special functions, transforms, sparse products ------------------------------------------
 
     def special(self, name: Special, a: Array) -> Array:
-        """A special function of every entry: ``log_ndtr``, ``ndtr``, ``erfcx``, ``gammaln``,
-        ``digamma``.
-
-        The reference computes on the host with SciPy, so it waits; a library that has them
-        overrides it.
-        """
+        """A function of every entry, by its name in SciPy; the reference goes there and waits."""
         import scipy.special
 
         return self.asarray(getattr(scipy.special, name)(self.to_host(a)), a.dtype)
@@ -354,8 +349,7 @@ class Backend:
         shape : tuple of int
             Rows and columns.
         """
-        # A table of sources for each row that has any, padded with zeros of no weight: sums in one
-        # fixed order, so that the same input gives the same bits on any device.
+        # A table of sources for each row that has any, padded with zeros: sums in a fixed order.
         order = np.argsort(rows, kind="stable")
         counts = np.bincount(rows, minlength=shape[0])
         used = np.flatnonzero(counts)
@@ -396,6 +390,10 @@ class Backend:
 
     def fused(self, code: CudaPair | None, q: int) -> Fused | None:
         """Compiled contractions of a kernel tree with CUDA code, or None where there are none."""
+        return None
+
+    def fused_psi(self, q: int) -> FusedPsi | None:
+        """Compiled sums of the RBF kernel's psi statistics, or None where there are none."""
         return None
 
 

@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
 from gplvm_xp.estimators._progress import watched
@@ -24,6 +25,30 @@ from gplvm_xp.priors import Gamma, Gaussian, LogNormal, Prior
 # Where the start has no Cholesky factor: at least this part of the data's variance, then tenfold.
 JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
 OPTIMIZERS = ("scipy", "lbfgs", "adam")
+# A latent dimension is on where its relevance is above this share of the largest.
+ACTIVE = 0.01
+# Ends that further starts would go against.
+HALTED = ("interrupted", "stopped", "time_limit")
+Callback = Callable[[Progress], bool | None]
+
+
+class Minimisable(Protocol):
+    """An objective of one flat vector, as those of :mod:`gplvm_xp.objectives`."""
+
+    def start(self) -> Array: ...
+
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]: ...
+
+
+class Ended(Protocol):
+    """The end of a search, whatever else it holds."""
+
+    @property
+    def result(self) -> OptResult: ...
+
+
+Goal = TypeVar("Goal", bound=Minimisable)
+End = TypeVar("End", bound=Ended)
 
 
 @dataclass(frozen=True)
@@ -42,8 +67,14 @@ class Search:
     tol: float
     time_limit: float | None
     progress: bool
-    callback: Callable[[Progress], bool | None] | None
+    callback: Callback | None
     began: float = field(default_factory=time.perf_counter)
+
+    def time_left(self) -> float | None:
+        """Seconds of the limit that are left."""
+        if self.time_limit is None:
+            return None
+        return max(self.time_limit - (time.perf_counter() - self.began), 0.0)
 
 
 @dataclass(frozen=True)
@@ -68,56 +99,101 @@ def search(
         If a start has no Cholesky factor after the jitter schedule.
     """
     groups = groups_of(b, Y)
-    best: Found | None = None
+
+    def once(latents: np.ndarray, restart: int) -> Found:
+        def make(jitter: float) -> ExactObjective:
+            return ExactObjective(
+                s.kernel, groups, latents, s.noise, s.latent_prior, s.priors, s.held, jitter
+            )
+
+        with watched(s.progress, s.max_iter, restart, s.callback) as callback:
+            objective, result, jitter = descend(make, s, s.jitter, s.max_iter, callback, _hopeless)
+        theta, noise, Z = objective.values(result.x)
+        return Found(
+            s.kernel.with_theta(b.to_host(theta).astype(np.float64)),
+            b.to_host(noise).astype(np.float64).item(),
+            np.array(b.to_host(Z), dtype=np.float64),
+            jitter,
+            result,
+        )
+
+    return best_of(once, first, restarts, rng)
+
+
+def best_of(
+    once: Callable[[np.ndarray, int], End], first: np.ndarray, restarts: int, rng: Any
+) -> End:
+    """The lowest end of ``once(latents, restart)``, from ``first`` and from noisy copies of it."""
+    best: End | None = None
     for k in range(1 + restarts):
         latents = first
         if k:
             latents = first + 0.5 * first.std() * rng.standard_normal(first.shape)
-        found = _once(b, groups, latents, k, s)
+        found = once(latents, k)
         if best is None or found.result.value < best.result.value:
             best = found
-        if found.result.status in ("interrupted", "stopped", "time_limit"):
+        if found.result.status in HALTED:
             break
     assert best is not None
     return best
 
 
-def _once(b: Backend, groups: Any, latents: np.ndarray, restart: int, s: Search) -> Found:
-    jitter = s.jitter
+def descend(
+    make: Callable[[float], Goal],
+    s: Search,
+    jitter: float,
+    steps: int,
+    callback: Callback | None,
+    hopeless: Callable[[float, float], str],
+) -> tuple[Goal, OptResult, float]:
+    """Minimise ``make(jitter)``, with more jitter where its start can't be evaluated.
+
+    Parameters
+    ----------
+    hopeless : callable
+        From the largest jitter tried, and that jitter over ``s.variance``, to the error's text.
+
+    Returns
+    -------
+    objective, result, jitter
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If the jitter schedule ends without a start.
+    """
     for _ in range(1 + JITTER_TRIES):
-        objective = ExactObjective(
-            s.kernel, groups, latents, s.noise, s.latent_prior, s.priors, s.held, jitter
+        objective = make(jitter)
+        result = minimise(
+            objective.value_and_grad,
+            objective.start(),
+            method=s.optimizer,
+            max_steps=steps,
+            gtol=s.tol,
+            ftol=1e-3 * s.tol,
+            time_limit=s.time_left(),
+            callback=callback,
         )
-        left = None
-        if s.time_limit is not None:
-            left = max(s.time_limit - (time.perf_counter() - s.began), 0.0)
-        with watched(s.progress, s.max_iter, restart, s.callback) as callback:
-            result = minimise(
-                objective.value_and_grad,
-                objective.start(),
-                method=s.optimizer,
-                max_steps=s.max_iter,
-                gtol=s.tol,
-                ftol=1e-3 * s.tol,
-                time_limit=left,
-                callback=callback,
-            )
         if math.isfinite(result.value) or result.status == "interrupted":
-            theta, noise, Z = objective.values(result.x)
-            return Found(
-                s.kernel.with_theta(b.to_host(theta).astype(np.float64)),
-                b.to_host(noise).astype(np.float64).item(),
-                np.array(b.to_host(Z), dtype=np.float64),
-                jitter,
-                result,
-            )
+            return objective, result, jitter
         jitter = max(jitter, JITTER_FLOOR * s.variance) * JITTER_GROWTH
     tried = jitter / JITTER_GROWTH
-    raise NotPositiveDefiniteError(
+    raise NotPositiveDefiniteError(hopeless(tried, tried / s.variance))
+
+
+def _hopeless(tried: float, share: float) -> str:
+    return (
         f"the covariance at the start has no Cholesky factor with a jitter of up to {tried:.3g} "
-        f"({tried / s.variance:.0e} of the data's variance); use a larger noise_variance, check "
+        f"({share:.0e} of the data's variance); use a larger noise_variance, check "
         "the kernel's starting values, or remove duplicate rows"
     )
+
+
+def later(callback: Callback | None, done: int) -> Callback | None:
+    """The callback of a second minimisation, told of the steps of the first too."""
+    if callback is None or not done:
+        return callback
+    return lambda progress: callback(progress._replace(step=progress.step + done))
 
 
 def gauge_blocks(kernel: Kernel, q: int) -> frozenset[str]:
@@ -266,12 +342,18 @@ def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> Non
 
 
 __all__ = [
+    "ACTIVE",
+    "HALTED",
+    "Callback",
     "Found",
     "Search",
+    "best_of",
     "check_held",
     "check_parameters",
+    "descend",
     "gauge_blocks",
     "latent_prior",
+    "later",
     "say_how_it_ended",
     "search",
 ]

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from gplvm_xp.inducing import InducingPosterior, NewLatents, NewPoints
 from gplvm_xp.predict import NewRows, Posterior
 from gplvm_xp.priors import Prior
 
@@ -32,14 +33,18 @@ def modes(p: Posterior, prior: Prior | None, Y: np.ndarray) -> tuple[np.ndarray,
         z, value, settled = problem.solve()
         Z[part], f[part] = b.to_host(z), b.to_host(value)
         short += int(np.sum(~b.to_host(settled)))
+    _say_unsettled(short, Y.shape[0])
+    return Z, f
+
+
+def _say_unsettled(short: int, rows: int) -> None:
     if short:
         warnings.warn(
-            f"the latents of {short} of {Y.shape[0]} rows have not settled at a mode of their "
+            f"the latents of {short} of {rows} rows have not settled at a mode of their "
             "density; they may be off",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return Z, f
 
 
 def covariances(
@@ -62,4 +67,67 @@ def covariances(
     return C, density
 
 
-__all__ = ["covariances", "modes"]
+def placed(
+    p: InducingPosterior,
+    prior: Prior | None,
+    Y: np.ndarray,
+    anchors: np.ndarray,
+    variance: np.ndarray | None,
+    *,
+    density: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Latents of rows (N, D), NaN for missing, against a model with inducing inputs.
+
+    Parameters
+    ----------
+    p : InducingPosterior
+    prior : Prior or None
+        Of the latents, where they are points.
+    Y : ndarray (N, D)
+        Centred and scaled, NaN for missing.
+    anchors : ndarray (A, q)
+        Latents to begin at.
+    variance : ndarray (q,) or None
+        Variances to begin at; None: the latents are points.
+    density : bool
+        Whether the density is wanted, not only what was maximised.
+
+    Returns
+    -------
+    mean : ndarray (N, q)
+    variance : ndarray (N, q) or None
+        None where the latents are points.
+    value : ndarray (N,)
+        ln p(row | training data), or what was maximised.
+    """
+    b = p.backend
+    Z, S = np.empty((2, Y.shape[0], anchors.shape[1]))
+    values = np.empty(Y.shape[0])
+    begin, short = b.asarray(anchors), 0
+    for part in p.batches(Y.shape[0], anchors.shape[0]):
+        if variance is None:
+            points = NewPoints.of(p, prior, Y[part])
+            found = points.solve(begin)
+            value = points.log_density(found.mean) if density else found.value
+        else:
+            rows = NewLatents.of(p, Y[part])
+            found = rows.solve(begin, b.asarray(variance))
+            S[part] = b.to_host(found.variance)
+            value = rows.log_density(found.mean, found.variance) if density else found.value
+        Z[part], values[part] = b.to_host(found.mean), b.to_host(value)
+        short += int(np.sum(~b.to_host(found.settled)))
+    _say_unsettled(short, Y.shape[0])
+    return Z, None if variance is None else S, values
+
+
+def spreads(p: InducingPosterior, prior: Prior | None, Y: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """Laplace's variance of each row's latents, which are the points Z (N, q): (N, q)."""
+    b = p.backend
+    out = np.empty(Z.shape)
+    for part in p.batches(Z.shape[0]):
+        C, _ = NewPoints.of(p, prior, Y[part]).laplace(b.asarray(Z[part]))
+        out[part] = b.to_host(b.xp.linalg.diagonal(C))
+    return out
+
+
+__all__ = ["covariances", "modes", "placed", "spreads"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend.base import Tile
 from gplvm_xp.backend.cuda.pairs import CudaPair
 from gplvm_xp.params import Block
+
+if TYPE_CHECKING:
+    from gplvm_xp.kernels.psi.base import Psi
 
 Gradients = tuple[Array, Array, Array | None]
 Pullback = Callable[[Array], Gradients]
@@ -189,6 +192,15 @@ class Kernel(ABC):
         if fused is None:
             return self._theta_jacobian(theta, X, Z)
         return fused.theta_jacobian(theta, X, Z)
+
+    def psi(self) -> Psi:
+        """Expectations of this kernel under Gaussian latents: analytic or by quadrature.
+
+        A kernel of your own with closed forms overrides this; the default is a quadrature.
+        """
+        from gplvm_xp.kernels.psi import psi_of
+
+        return psi_of(self)
 
     # -- the hot path: a symmetric matrix by its lower triangle, block by block --------------------
 

@@ -8,7 +8,8 @@ outputs with the same observed rows form a group, each with factors of its own (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,8 +83,26 @@ class Values(NamedTuple):
     S: Array | None
 
 
+class Bound(NamedTuple):
+    """A bound or an approximate likelihood, without priors of parameters or of points.
+
+    Attributes
+    ----------
+    value : 0-d array
+        Nats.
+    ok : 0-d bool array
+        Whether every factor exists.
+    gradients : Values
+        In everything learned.
+    """
+
+    value: Array
+    ok: Array
+    gradients: Values
+
+
 @dataclass(frozen=True)
-class BayesianObjective:
+class InducingObjective(ABC):
     """Negative bound (nats) of latents, inducing inputs, kernel parameters and noise.
 
     Parameters
@@ -99,8 +118,6 @@ class BayesianObjective:
         Starting inducing inputs.
     noise : float
         Starting noise variance σ², squared units of Y.
-    trace : bool
-        False leaves the trace term out (DTC).
     latent_prior : Prior or None
         Of points only; q(X) has N(0, I).
     priors : mapping of str to Prior
@@ -108,7 +125,7 @@ class BayesianObjective:
     held : frozenset of str
         Names of blocks that stay at their starting values: kernel blocks, "noise", "Z", "mu", "S".
     jitter : float
-        Added to the diagonal of K_uu; part of the model.
+        Added to the diagonal of K_uu as this multiple of its mean; part of the model.
 
     Raises
     ------
@@ -122,7 +139,6 @@ class BayesianObjective:
     S: np.ndarray | None
     Z: np.ndarray
     noise: float
-    trace: bool = True
     latent_prior: Prior | None = None
     priors: Mapping[str, Prior] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
@@ -180,21 +196,9 @@ class BayesianObjective:
         xp = b.xp
         natural, to_gradient = self.layout.unpack(x)
         v = self._named(natural)
-        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
-        sums = forward(self.kernel, v.theta, v.Z, rows)
-        K, pull = self.kernel.gram_pullback(v.theta, v.Z)
-        K = b.add_diagonal(K, b.scalar(self.jitter))
-        c = collapsed(b, K, v.noise, sums, self.data.totals, trace=self.trace)
-        g = backward(self.kernel, v.theta, v.Z, rows, c.sums)
-        gtheta, gZ, _ = pull(c.K)
-        total, gmu, gS = c.value, g.mu, g.S
-        if v.S is not None:
-            # In place: these arrays are the largest of all.
-            total = total - kl(v.mu, v.S)
-            gmu -= v.mu
-            gS -= 0.5 - 0.5 / v.S
-        gradients = {"noise": c.noise, "Z": gZ + g.Z, "mu": gmu, "S": gS}
-        gradients |= self._kernel_gradients(gtheta + g.theta)
+        total, ok, g = self.bound(v)
+        gradients = {"noise": g.noise, "Z": g.Z, "mu": g.mu, "S": g.S}
+        gradients |= self._kernel_gradients(g.theta)
         priors = dict(self.priors)
         if v.S is None and self.latent_prior is not None:
             priors["mu"] = self.latent_prior
@@ -203,21 +207,21 @@ class BayesianObjective:
                 density, slope = prior.log_density(natural[name])
                 total, gradients[name] = total + density, gradients[name] + slope
         inf = xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
-        f = xp.where(c.ok & xp.isfinite(total), -total, inf)
+        f = xp.where(ok & xp.isfinite(total), -total, inf)
         out = to_gradient(gradients)
         out *= -1.0
         return f, out
 
+    @abstractmethod
+    def bound(self, v: Values) -> Bound:
+        """The bound at a point, KL(q(X) || p(X)) included, and its gradients."""
+
+    @abstractmethod
     def optimal(self, v: Values) -> tuple[Array, Array, Array]:
         """The optimal whitened q(u) at a point: mean (M, D), factor (r, M, M), ok.
 
-        See :func:`gplvm_xp.objectives.collapsed.optimum`; the data must not be reduced.
+        As :func:`gplvm_xp.objectives.collapsed.optimum`; the data must not be reduced.
         """
-        b = self.backend
-        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
-        sums = forward(self.kernel, v.theta, v.Z, rows)
-        K = b.add_diagonal(self.kernel.gram(v.theta, v.Z), b.scalar(self.jitter))
-        return optimum(b, K, v.noise, sums, self.data.totals)
 
     def _named(self, natural: Mapping[str, Array]) -> Values:
         b = self.backend
@@ -242,10 +246,75 @@ class BayesianObjective:
         }
 
 
+@dataclass(frozen=True)
+class BayesianObjective(InducingObjective):
+    """The variational bound, or with points and without its trace term the DTC likelihood.
+
+    Parameters
+    ----------
+    trace : bool
+        False leaves the trace term out (DTC).
+    """
+
+    trace: bool = True
+
+    def bound(self, v: Values) -> Bound:
+        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
+        sums = forward(self.kernel, v.theta, v.Z, rows)
+        K, pull = inducing_gram(self.kernel, v.theta, v.Z, self.jitter)
+        c = collapsed(self.backend, K, v.noise, sums, self.data.totals, trace=self.trace)
+        g = backward(self.kernel, v.theta, v.Z, rows, c.sums)
+        gtheta, gZ = pull(c.K)
+        value, gmu, gS = c.value, g.mu, g.S
+        if v.S is not None:
+            # In place: these arrays are the largest of all.
+            value = value - kl(v.mu, v.S)
+            gmu -= v.mu
+            gS -= 0.5 - 0.5 / v.S
+        return Bound(value, c.ok, Values(gtheta + g.theta, c.noise, gZ + g.Z, gmu, gS))
+
+    def optimal(self, v: Values) -> tuple[Array, Array, Array]:
+        rows = Rows(v.mu, v.S, self.data.Y, self.data.W)
+        sums = forward(self.kernel, v.theta, v.Z, rows)
+        K, _ = inducing_gram(self.kernel, v.theta, v.Z, self.jitter)
+        return optimum(self.backend, K, v.noise, sums, self.data.totals)
+
+
+def inducing_gram(
+    kernel: Kernel, theta: Array, Z: Array, jitter: float
+) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    """K_uu = k(Z, Z) + ε mean_m k(z_m, z_m) I, and its pullback G (M, M) → (gtheta, gZ).
+
+    Relative, because a kernel's variance may grow by orders of magnitude in a fit, and an absolute
+    jitter would then be lost in the rounding of K_uu, and the bound with it.
+    """
+    b = backend.of(Z)
+    M = Z.shape[0]
+    K, pull = kernel.gram_pullback(theta, Z)
+    diagonal, diag_pull = kernel.diag_pullback(theta, Z)
+    share = jitter / M
+
+    def pullback(G: Array) -> tuple[Array, Array]:
+        gtheta, gZ, _ = pull(G)
+        trace = share * b.xp.sum(b.diagonal(G))
+        more, gZ_more = diag_pull(b.xp.broadcast_to(trace, (M,)))
+        return gtheta + more, gZ + gZ_more
+
+    return b.add_diagonal(K, share * b.xp.sum(diagonal)), pullback
+
+
 def kl(mu: Array, S: Array) -> Array:
     """KL(q(X) || N(0, I)) = ½ Σ (μ² + S − ln S − 1), 0-d; gradients μ and ½ (1 − 1/S)."""
     xp = backend.of(mu).xp
     return 0.5 * (xp.sum(mu * mu) + xp.sum(S - xp.log(S)) - mu.shape[0] * mu.shape[1])
 
 
-__all__ = ["BayesianObjective", "Observed", "Values", "kl"]
+__all__ = [
+    "BayesianObjective",
+    "Bound",
+    "InducingObjective",
+    "Observed",
+    "Values",
+    "inducing_gram",
+    "kl",
+]

@@ -28,6 +28,8 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.objectives.rows import Sums
 
+_SLACK = 1e-6
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -68,7 +70,7 @@ class Collapsed(NamedTuple):
     value : 0-d array
         Nats, without KL(q(X) || p(X)).
     ok : 0-d bool array
-        Whether every factor exists.
+        Whether every factor exists, and the trace term has the right sign.
     sums : Sums
         Cotangents of the sums over rows.
     K : array (M, M)
@@ -133,7 +135,10 @@ def collapsed(
     gbeta = 0.5 * (N - D * trT) / beta - 0.5 * yy + beta * cc - 0.5 * beta * hCh
     hh = beta**2 * (hat @ xp.matrix_transpose(hat))
     D3 = D[:, None, None]
+    ok = f.ok
     if trace:
+        # The prior explains at least what is left of it: where rounding says no, it rules all.
+        ok = ok & xp.all(trC <= (1.0 + _SLACK) * beta * sums.psi0)
         value = value - 0.5 * D * (beta * sums.psi0 - trC)
         gbeta = gbeta - 0.5 * D * (sums.psi0 - trC / beta)
         g0, g2, gK = -0.5 * beta * D, D3 * T - hh, D3 * (T - f.C) - hh
@@ -145,7 +150,7 @@ def collapsed(
         0.5 * beta * _back(b, f.lower, g2),
     )
     gK = 0.5 * _back(b, f.lower, xp.sum(gK, axis=0, keepdims=True))[0, ...]
-    return Collapsed(xp.sum(value), f.ok, cotangents, gK, -(beta**2) * xp.sum(gbeta))
+    return Collapsed(xp.sum(value), ok, cotangents, gK, -(beta**2) * xp.sum(gbeta))
 
 
 def optimum(

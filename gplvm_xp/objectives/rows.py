@@ -21,8 +21,9 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.kernels.psi import Contracted, Psi, Statistics
 
-# What the largest temporary of a chunk may take.
-CHUNK_BYTES = 2**24
+# What Ψ1 of a chunk may take: in the cache beside the statistics' own blocks; and where a device
+# streams the rows itself, so that launches are few.
+CHUNK_BYTES, DEVICE_CHUNK_BYTES = 2**20, 2**28
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,11 @@ class PointPsi(Psi):
         K, pull = self.kernel.gram_pullback(theta, mu, Z)
         diagonal, diag_pull = self.kernel.diag_pullback(theta, mu)
         both = G2 + xp.matrix_transpose(G2)
-        K2 = K @ both[0, ...] if W is None else xp.zeros_like(K)
-        for k in () if W is None else _columns(W):
-            K2 = K2 + W[:, k][:, None] * (K @ both[k, ...])
+        if W is None:
+            K2 = K @ both[0, ...]
+        else:
+            terms = (W[:, k][:, None] * (K @ both[k, ...]) for k in _columns(W))
+            K2 = functools.reduce(operator.add, terms)
         value = g0 * diagonal + xp.sum((G1 + 0.5 * K2) * K, axis=1)
         gtheta, gmu, gZ = pull(G1 + K2)
         gtheta_diag, gmu_diag = diag_pull(g0)
@@ -128,9 +131,11 @@ def _psi(kernel: Kernel, rows: Rows) -> Psi:
     return PointPsi(kernel) if rows.S is None else kernel.psi()
 
 
-def chunks(b: Backend, n: int, M: int) -> list[slice]:
-    """Ranges of rows whose M (M + 1)/2 pairs fit :data:`CHUNK_BYTES`."""
-    step = max(1, CHUNK_BYTES // (b.itemsize * M * (M + 1) // 2))
+def chunks(b: Backend, rows: Rows, M: int) -> list[slice]:
+    """Ranges of the rows that are computed at once."""
+    n, q = rows.mu.shape
+    streams = rows.S is not None and rows.W is None and b.fused_psi(q) is not None
+    step = max(1, (DEVICE_CHUNK_BYTES if streams else CHUNK_BYTES) // (b.itemsize * M))
     # Of one size, so that the last is no crumb.
     step = -(-n // -(-n // step)) if n else 1
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
@@ -153,8 +158,8 @@ def forward(kernel: Kernel, theta: Array, Z: Array, rows: Rows) -> Sums:
 
     Notes
     -----
-    Cost about n M² (q + 1) operations and n M²/2 exponentials for an RBF; memory O(r M² + M D) and
-    :data:`CHUNK_BYTES` a thread.
+    Cost about 2 n M² (q + 1) operations and n M²/2 exponentials for an RBF; memory O(r M² + M D)
+    and a few chunks.
     """
     b = backend.of(theta)
     xp, psi = b.xp, _psi(kernel, rows)
@@ -165,7 +170,7 @@ def forward(kernel: Kernel, theta: Array, Z: Array, rows: Rows) -> Sums:
         psi0 = xp.sum(s.psi0, keepdims=True) if part.W is None else s.psi0 @ part.W
         return psi0, xp.matrix_transpose(s.psi1) @ part.Y, s.psi2
 
-    return Sums(*_added(b, one, chunks(b, rows.mu.shape[0], Z.shape[0])))
+    return Sums(*_added(b, one, chunks(b, rows, Z.shape[0])))
 
 
 def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> RowGradients:
@@ -198,7 +203,7 @@ def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> Row
             gS[where, :] = c.S
         return c.theta, c.Z
 
-    gtheta, gZ = _added(b, one, chunks(b, rows.mu.shape[0], Z.shape[0]))
+    gtheta, gZ = _added(b, one, chunks(b, rows, Z.shape[0]))
     return RowGradients(gtheta, gZ, gmu, gS)
 
 

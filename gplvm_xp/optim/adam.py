@@ -5,8 +5,36 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.optim.base import Method, Run
+
+
+def averaged(
+    m: Array,
+    v: Array,
+    g: Array,
+    age: Array | int,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> tuple[Array, Array, Array]:
+    """One step of Adam's averages, and the direction that they give.
+
+    m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², direction m̂/(√v̂ + ε) with m̂ = m/(1−β₁^age) and v̂ alike
+    (Kingma & Ba 2015, algorithm 1).
+
+    Parameters
+    ----------
+    m, v, g : arrays of one shape
+        Averages of the gradient and of its square, and a new gradient.
+    age : int, or array that broadcasts
+        Gradients in the averages, the new one included, at least 1.
+    """
+    first, second = betas
+    m = first * m + (1.0 - first) * g
+    v = second * v + (1.0 - second) * g * g
+    root = backend.of(g).xp.sqrt(v / (1.0 - second**age)) + epsilon
+    return m, v, m / ((1.0 - first**age) * root)
 
 
 @dataclass(frozen=True)
@@ -39,7 +67,6 @@ class Adam(Method):
 
     def search(self, run: Run, x0: Array) -> str:
         b, xp = run.backend, run.backend.xp
-        first, second = self.betas
         x = x0
         value, g = run.evaluate(x)
         f, norm = b.to_host(xp.stack([value, xp.max(xp.abs(g))])).tolist()
@@ -49,11 +76,8 @@ class Adam(Method):
         rate, age, failures = self.learning_rate, 0, 0
         while failures <= self.max_failures:
             age += 1
-            m = first * m + (1.0 - first) * g
-            v = second * v + (1.0 - second) * g * g
-            length = rate * self._decay(run) / (1.0 - first**age)
-            root = xp.sqrt(v / (1.0 - second**age)) + self.epsilon
-            x = x - length * m / root
+            m, v, along = averaged(m, v, g, age, self.betas, self.epsilon)
+            x = x - rate * self._decay(run) * along
             value, g = run.evaluate(x)
             f, norm = b.to_host(xp.stack([value, xp.max(xp.abs(g))])).tolist()
             if run.seen(x, f, norm):
@@ -75,4 +99,4 @@ class Adam(Method):
         return 0.5 * (1.0 + math.cos(math.pi * run.steps / max(run.limits.max_steps, 1)))
 
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "averaged"]

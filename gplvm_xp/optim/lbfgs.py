@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gplvm_xp import backend
 from gplvm_xp._typing import Array, Namespace
 from gplvm_xp.optim.base import Method, Run
 
@@ -19,8 +21,24 @@ class _Pair(NamedTuple):
     gamma: float  # s.y / y.y
 
 
-class _Trial(NamedTuple):
-    """A point on the search line; arrays are on the device, numbers have been read."""
+class Trial(NamedTuple):
+    """An evaluated point x + t d of a search line, in numbers that have been read.
+
+    Attributes
+    ----------
+    t, f, slope : float
+        Step, value, and slope g.d along the line.
+    finite : bool
+        Whether value and gradient are.
+    norm, gg : float
+        Largest absolute entry and squared length of the gradient g.
+    yd, yy : float
+        Products of y, the change of the gradient from the line's origin.
+    x : array
+        The point, as the run records it.
+    held : object
+        What its walk keeps of it.
+    """
 
     t: float
     f: float
@@ -28,26 +46,49 @@ class _Trial(NamedTuple):
     finite: bool
     norm: float = math.inf
     gg: float = 0.0
-    x: Array = None
-    g: Array = None
-    y: Array = None
     yd: float = 0.0
     yy: float = 0.0
+    x: Array = None
+    held: Any = None
 
 
-class _Line(NamedTuple):
-    """The line x + t d with what is known at t = 0."""
+class Walk(ABC):
+    """Where the vectors of a descent live: point, gradient, direction and remembered pairs.
 
-    x: Array
-    g: Array
-    f: float
-    d: Array
-    gd: Array  # 0-d, on the device until the first trial is read
-    dd: Array  # 0-d
+    The search itself, :meth:`LBFGS.follow`, sees numbers only.
+    """
+
+    @property
+    @abstractmethod
+    def remembers(self) -> bool:
+        """Whether there are pairs."""
+
+    @abstractmethod
+    def begin(self, run: Run) -> Trial:
+        """The start, evaluated, at t = 0; it becomes the point."""
+
+    @abstractmethod
+    def aim(self) -> None:
+        """Take the direction d = −H g at the point; H is of the pairs (1 where there are none)."""
+
+    @abstractmethod
+    def trial(self, run: Run, t: float, low: Trial | None) -> tuple[Trial, float, float]:
+        """Evaluate at x + t d; the trial, the slope at 0, and d.d.
+
+        Of the earlier trials of the line, only ``low`` may be taken yet.
+        """
+
+    @abstractmethod
+    def take(self, trial: Trial, *, remember: bool) -> None:
+        """Make a trial of this line the point, and remember the pair of the step or not."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Empty the memory."""
 
 
 class _Step(NamedTuple):
-    trial: _Trial
+    trial: Trial
     dd: float
     clean: bool
 
@@ -76,7 +117,7 @@ def _direction(xp: Namespace, g: Array, pairs: list[_Pair]) -> Array:
     return r
 
 
-def _inside(a: _Trial, b: _Trial, slack: float) -> float:
+def _inside(a: Trial, b: Trial, slack: float) -> float:
     """A point between two trials: the cubic's minimum, kept off both ends."""
     if not b.finite or a.t == b.t:
         return a.t + 0.2 * (b.t - a.t)
@@ -98,7 +139,7 @@ def _inside(a: _Trial, b: _Trial, slack: float) -> float:
     return a.t + min(max(u, 0.1), 0.9) * (b.t - a.t)
 
 
-def _outside(a: _Trial, b: _Trial) -> float:
+def _outside(a: Trial, b: Trial) -> float:
     """A point beyond b, where the slope, taken as linear from a to b, vanishes."""
     rise = b.slope - a.slope
     t = b.t - b.slope * (b.t - a.t) / rise if rise > 0.0 else math.inf
@@ -109,9 +150,10 @@ def _outside(a: _Trial, b: _Trial) -> float:
 class LBFGS(Method):
     """Limited-memory BFGS with a strong-Wolfe line search, wherever the start is.
 
-    The vectors never leave the device. What the host must know of an evaluation (value, gradient
-    norm, slopes, curvature) is eight numbers in one read. An evaluation that is not finite means
-    "too far" and shortens the step. Costs O(memory · d) time and ``2 memory`` vectors.
+    The vectors never leave the device (or the :class:`Walk` that :meth:`follow` is given). What the
+    host must know of an evaluation (value, gradient norm, slopes, curvature) is eight numbers in
+    one read. An evaluation that is not finite means "too far" and shortens the step. Costs
+    O(memory · d) time and ``2 memory`` vectors.
 
     Attributes
     ----------
@@ -145,25 +187,28 @@ class LBFGS(Method):
 
     def descend(self, run: Run, x: Array, *, begins: bool = False) -> str:
         """Search from x, which begins the run or is where another method gave up."""
-        b, xp = run.backend, run.backend.xp
-        value, gradient = run.evaluate(x)
-        norm, gg, g = _norms(xp, value, gradient)
-        f, gnorm, gg = b.to_host(xp.stack([value, norm, gg])).tolist()
+        return self.follow(run, _Dense(x, self.memory), begins=begins)
+
+    def follow(self, run: Run, walk: Walk, *, begins: bool = True) -> str:
+        """Search wherever the walk's vectors live, until the run ends or nothing is lower."""
+        at = walk.begin(run)
         if begins:
-            run.start(x, f, gnorm)
-        pairs, restarts, walled = list[_Pair](), 0, 0
+            run.start(at.x, at.f, at.norm)
+        restarts, walled = 0, 0
         while True:
-            d = _direction(xp, g, pairs)
-            line = _Line(x, g, f, d, xp.matmul(g, d), xp.matmul(d, d))
-            length = max(math.sqrt(gg), gnorm)
-            step = self._line_search(run, line, 1.0 if pairs else min(1.0, 1.0 / length))
+            walk.aim()
+            length = max(math.sqrt(at.gg), at.norm)
+            step = self._line_search(
+                run, walk, at.f, 1.0 if walk.remembers else min(1.0, 1.0 / length)
+            )
             if step is None:
-                if not pairs or restarts == self.restarts:
+                if not walk.remembers or restarts == self.restarts:
                     return (
                         "no lower point was found along the search direction; the value may be at "
                         "its rounding level, the gradient inaccurate, or the domain's edge reached"
                     )
-                pairs, restarts = [], restarts + 1
+                walk.forget()
+                restarts += 1
                 continue
             new = step.trial
             run.accept(new.x, new.f, new.norm, ends=step.clean)
@@ -173,29 +218,25 @@ class LBFGS(Method):
                     f"{walled} steps in a row were shortened by evaluations that are not finite; "
                     "the lowest point may lie on the edge of the domain"
                 )
-            sy = new.t * new.yd
-            if sy > 0.0 and new.yd > b.eps * math.sqrt(step.dd * new.yy):
-                pair = _Pair(new.t * d, new.y, 1.0 / sy, sy / new.yy)
-                pairs = [*pairs[max(0, len(pairs) + 1 - self.memory) :], pair]
-            x, f, g, gg, gnorm = new.x, new.f, new.g, new.gg, new.norm
+            curved = new.t * new.yd > 0.0 and new.yd > run.backend.eps * math.sqrt(step.dd * new.yy)
+            walk.take(new, remember=curved)
+            at = new
 
-    def _line_search(self, run: Run, line: _Line, t: float) -> _Step | None:
+    def _line_search(self, run: Run, walk: Walk, f: float, t: float) -> _Step | None:
         """A point that satisfies the strong Wolfe conditions, or the lowest found, or None."""
-        slack = run.slack(line.f)
-        low: _Trial | None = None
-        high: _Trial | None = None
+        slack = run.slack(f)
+        low: Trial | None = None
+        high: Trial | None = None
         clean = True
         for _ in range(self.max_line_search):
-            trial, slope, dd = self._trial(run, line, t)
+            trial, slope, dd = walk.trial(run, t, low)
             if not slope < 0.0:
                 return None
-            origin = _Trial(0.0, line.f, slope, True)
+            origin = Trial(0.0, f, slope, True)
             clean = clean and trial.finite
             base = low or origin
-            sufficient = trial.f <= line.f + self.armijo * t * slope
-            by_slope = (
-                trial.f <= line.f + slack and trial.slope <= (2.0 * self.armijo - 1.0) * slope
-            )
+            sufficient = trial.f <= f + self.armijo * t * slope
+            by_slope = trial.f <= f + slack and trial.slope <= (2.0 * self.armijo - 1.0) * slope
             lower = trial.f < base.f or by_slope
             if trial.finite and (sufficient or by_slope) and lower:
                 walled = high is not None and not high.finite
@@ -210,22 +251,58 @@ class LBFGS(Method):
             else:
                 high = trial
                 t = _inside(base, trial, slack)
-        if low is None or not low.f < line.f:
+        if low is None or not low.f < f:
             return None
         return _Step(low, dd, clean)
 
-    def _trial(self, run: Run, line: _Line, t: float) -> tuple[_Trial, float, float]:
-        """Evaluate at x + t d; the trial, the slope at 0 and d.d, in one read."""
+
+class _Dense(Walk):
+    """Vectors in one place, of one array library; one host read per evaluation."""
+
+    def __init__(self, x: Array, memory: int) -> None:
+        self._x = x
+        self._memory = memory
+        self._pairs: list[_Pair] = []
+
+    @property
+    def remembers(self) -> bool:
+        return bool(self._pairs)
+
+    def begin(self, run: Run) -> Trial:
         b, xp = run.backend, run.backend.xp
-        x = line.x + t * line.d
+        value, gradient = run.evaluate(self._x)
+        norm, gg, self._g = _norms(xp, value, gradient)
+        f, gnorm, gg = b.to_host(xp.stack([value, norm, gg])).tolist()
+        return Trial(0.0, f, 0.0, math.isfinite(gnorm), gnorm, gg, x=self._x)
+
+    def aim(self) -> None:
+        xp = backend.of(self._x).xp
+        self._d = _direction(xp, self._g, self._pairs)
+        # 0-d, on the device until the first trial is read.
+        self._slope, self._dd = xp.matmul(self._g, self._d), xp.matmul(self._d, self._d)
+
+    def trial(self, run: Run, t: float, low: Trial | None) -> tuple[Trial, float, float]:
+        b, xp = run.backend, run.backend.xp
+        x = self._x + t * self._d
         value, gradient = run.evaluate(x)
         norm, gg, g = _norms(xp, value, gradient)
-        y = g - line.g
-        gd, yd, yy = xp.matmul(g, line.d), xp.matmul(y, line.d), xp.matmul(y, y)
-        packed = xp.stack([value, norm, gg, gd, line.gd, yd, yy, line.dd])
+        y = g - self._g
+        gd, yd, yy = xp.matmul(g, self._d), xp.matmul(y, self._d), xp.matmul(y, y)
+        packed = xp.stack([value, norm, gg, gd, self._slope, yd, yy, self._dd])
         f, gnorm, gg, slope, slope0, yd, yy, dd = b.to_host(packed).tolist()
         finite = run.seen(x, f, gnorm) and math.isfinite(slope)
-        return _Trial(t, f, slope, finite, gnorm, gg, x, g, y, yd, yy), slope0, dd
+        return Trial(t, f, slope, finite, gnorm, gg, yd, yy, x, (g, y)), slope0, dd
+
+    def take(self, trial: Trial, *, remember: bool) -> None:
+        g, y = trial.held
+        if remember:
+            sy = trial.t * trial.yd
+            pair = _Pair(trial.t * self._d, y, 1.0 / sy, sy / trial.yy)
+            self._pairs = [*self._pairs[max(0, len(self._pairs) + 1 - self._memory) :], pair]
+        self._x, self._g = trial.x, g
+
+    def forget(self) -> None:
+        self._pairs = []
 
 
-__all__ = ["LBFGS"]
+__all__ = ["LBFGS", "Trial", "Walk"]

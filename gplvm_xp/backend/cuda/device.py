@@ -26,6 +26,7 @@ from gplvm_xp.errors import NotEnoughMemoryError
 if TYPE_CHECKING:
     from gplvm_xp.backend.cuda.fused import Fused, Mirror
     from gplvm_xp.backend.cuda.pairs import CudaPair
+    from gplvm_xp.backend.cuda.psi import FusedPsi
     from gplvm_xp.backend.cuda.sparse import SparseTimes
 
 
@@ -246,6 +247,14 @@ class CudaBackend(Backend):
         launcher: Any = self.launcher
         return _fused(launcher, self.xp, code, q, np.dtype(self.dtype).name)
 
+    def fused_psi(self, q: int) -> FusedPsi | None:
+        from gplvm_xp.backend.cuda.fused import MAX_Q
+
+        if not 1 <= q <= MAX_Q:
+            return None
+        launcher: Any = self.launcher
+        return _fused_psi(launcher, self.xp, q, np.dtype(self.dtype).name)
+
     # -- private ---------------------------------------------------------------------------------
 
     @contextmanager
@@ -321,6 +330,13 @@ def _fused(launcher: Any, xp: Namespace, code: CudaPair, q: int, dtype: str) -> 
     from gplvm_xp.backend.cuda.fused import Fused
 
     return Fused(launcher, xp, code, q, np.dtype(dtype))
+
+
+@functools.lru_cache(maxsize=16)
+def _fused_psi(launcher: Any, xp: Namespace, q: int, dtype: str) -> FusedPsi:
+    from gplvm_xp.backend.cuda.psi import FusedPsi
+
+    return FusedPsi(launcher, xp, q, np.dtype(dtype))
 
 
 __all__ = ["CudaBackend", "Runtime"]

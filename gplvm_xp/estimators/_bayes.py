@@ -1,0 +1,311 @@
+"""The search behind a Bayesian GPLVM: starting values, warm-up, restarts, the end on the host."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import kmeans_plusplus
+
+from gplvm_xp import init as starts
+from gplvm_xp.backend import Backend
+from gplvm_xp.errors import NotPositiveDefiniteError
+from gplvm_xp.estimators._progress import watched
+from gplvm_xp.kernels import RBF, Kernel
+from gplvm_xp.likelihoods import Likelihood
+from gplvm_xp.objectives.bayesian import BayesianObjective, Observed, Values
+from gplvm_xp.optim import OptResult, Progress, minimise
+from gplvm_xp.priors import Prior
+
+JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-9, 10.0, 5
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a search begins, on the host: (n, q), (n, q), (M, q), squared units of the data."""
+
+    kernel: Kernel
+    noise: float
+    mu: np.ndarray
+    S: np.ndarray
+    Z: np.ndarray
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is minimised and how; see :class:`gplvm_xp.BayesianGPLVM` for the meaning of each."""
+
+    priors: Mapping[str, Prior]
+    jitter: float
+    warm_up: int
+    optimizer: str
+    max_iter: int
+    tol: float
+    time_limit: float | None
+    progress: bool
+    callback: Callable[[Progress], bool | None] | None
+    began: float = field(default_factory=time.perf_counter)
+
+    def time_left(self) -> float | None:
+        """Seconds of the limit that are left."""
+        if self.time_limit is None:
+            return None
+        return max(self.time_limit - (time.perf_counter() - self.began), 0.0)
+
+
+@dataclass(frozen=True)
+class FoundBayes:
+    """The end of a search, on the host.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    noise : float
+    likelihood : Likelihood or None
+        None is Gaussian noise of variance ``noise``.
+    mu, S : ndarray (n, q)
+    Z : ndarray (M, q)
+    mean : ndarray (M, D)
+    factor : ndarray (r, M, M)
+        Of the whitened q(u).
+    which : ndarray (D,)
+    offset : ndarray (D,)
+        Prior mean of each output's function; zeros for Gaussian noise.
+    jitter : float
+        On the diagonal of k(Z, Z).
+    bound : float
+        Nats, of the centred and scaled data.
+    curve : tuple of float
+        Objective at the start and after each step.
+    steps : int
+    grad_norm : float
+    status, message : str
+    state : mapping of str to ndarray
+        What a later search goes on from beside all this; empty where there is nothing more.
+    """
+
+    kernel: Kernel
+    noise: float
+    likelihood: Likelihood | None
+    mu: np.ndarray
+    S: np.ndarray
+    Z: np.ndarray
+    mean: np.ndarray
+    factor: np.ndarray
+    which: np.ndarray
+    offset: np.ndarray
+    jitter: float
+    bound: float
+    curve: tuple[float, ...]
+    steps: int
+    grad_norm: float
+    status: str
+    message: str
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def starting(
+    kernel: Kernel | None,
+    noise: float | None,
+    init: Any,
+    Y: np.ndarray,
+    q: int,
+    M: int,
+    rng: np.random.Generator,
+    variance: float | None = None,
+) -> Start:
+    """Starting values from a centred table (n, D), NaN for missing; ``variance`` is the kernel's.
+
+    The latents are ``init``'s with variances of a tenth of the prior's; inducing inputs are
+    k-means++ picks among them; the lengthscale of a dimension is 1/√5 of its range there, so that
+    wide dimensions begin smooth, and narrow ones as short as they are.
+    """
+    variance = float(np.nanmean(Y**2)) if variance is None else variance
+    mu = starts.latents(init, Y, q, rng)
+    spread = np.ptp(mu, axis=0)
+    widest = float(spread.max())
+    if kernel is None:
+        # A dimension that the start leaves flat begins irrelevant, not infinitely sensitive.
+        ell = np.where(spread > 1e-3 * widest, spread, widest if widest > 0 else 1.0) / math.sqrt(5)
+        kernel = RBF(variance, tuple(float(v) for v in ell))
+    return Start(
+        kernel,
+        0.01 * variance if noise is None else noise,
+        mu,
+        np.full(mu.shape, 0.1),
+        inducing_inputs(mu, M, rng),
+    )
+
+
+def inducing_inputs(X: np.ndarray, M: int, rng: np.random.Generator) -> np.ndarray:
+    """M different places among the rows of X (n, q) by k-means++ seeding.
+
+    Where X has fewer than M different rows, further ones are jittered copies.
+    """
+    sample = X if X.shape[0] <= 20_000 else X[rng.choice(X.shape[0], 20_000, replace=False)]
+    seed = int(rng.integers(2**31))
+    Z = np.array(kmeans_plusplus(sample, M, random_state=seed)[0], dtype=np.float64)
+    _, first = np.unique(Z, axis=0, return_index=True)
+    again = np.setdiff1d(np.arange(M), first)
+    width = max(float(X.std()), 1e-3)
+    Z[again] += 0.1 * width * rng.standard_normal((again.size, X.shape[1]))
+    return Z
+
+
+def search(
+    b: Backend,
+    Y: np.ndarray,
+    start: Start,
+    restarts: int,
+    rng: np.random.Generator,
+    s: Settings,
+    *,
+    resumed: bool = False,
+) -> FoundBayes:
+    """The best of 1 + ``restarts`` minimisations of the collapsed bound.
+
+    Parameters
+    ----------
+    Y : ndarray (n, D)
+        Centred, NaN for missing.
+    resumed : bool
+        Whether ``start`` is the end of an earlier search: then there is no warm-up.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a start has no factors after the jitter schedule.
+    """
+    data = Observed.of(b, Y, reduce=True)
+    best: FoundBayes | None = None
+    for k in range(1 + restarts):
+        first = start
+        if k:
+            mu = start.mu + 0.5 * start.mu.std() * rng.standard_normal(start.mu.shape)
+            first = replace(start, mu=mu, Z=inducing_inputs(mu, start.Z.shape[0], rng))
+        found = _once(b, Y, data, first, k, s, resumed)
+        if best is None or found.bound > best.bound:
+            best = found
+        if found.status in ("interrupted", "stopped", "time_limit"):
+            break
+    assert best is not None
+    return best
+
+
+def _once(
+    b: Backend,
+    Y: np.ndarray,
+    data: Observed,
+    start: Start,
+    restart: int,
+    s: Settings,
+    resumed: bool,
+) -> FoundBayes:
+    curve: list[float] = []
+    with watched(s.progress, s.max_iter, restart, s.callback, "BayesianGPLVM") as callback:
+        jitter, warm = s.jitter, min(s.warm_up, s.max_iter)
+        if warm and not resumed:
+            objective, result, jitter = _minimised(
+                b, data, start, {"noise"}, jitter, warm, s, callback
+            )
+            curve += result.values[:-1]
+            v = objective.values(result.x)
+            start = _as_start(b, start, v)
+            if result.status in ("interrupted", "stopped", "time_limit"):
+                return _ended(b, Y, objective, result, curve, jitter)
+        left = s.max_iter - len(curve)
+        later = _after(callback, len(curve))
+        objective, result, jitter = _minimised(b, data, start, set(), jitter, left, s, later)
+        return _ended(b, Y, objective, result, curve, jitter)
+
+
+def _after(
+    callback: Callable[[Progress], bool | None] | None, done: int
+) -> Callable[[Progress], bool | None] | None:
+    """The callback, told of the steps before this minimisation too."""
+    if callback is None or not done:
+        return callback
+    return lambda p: callback(p._replace(step=p.step + done))
+
+
+def _minimised(
+    b: Backend,
+    data: Observed,
+    start: Start,
+    held: set[str],
+    jitter: float,
+    steps: int,
+    s: Settings,
+    callback: Callable[[Progress], bool | None] | None,
+) -> tuple[BayesianObjective, OptResult, float]:
+    for _ in range(1 + JITTER_TRIES):
+        objective = BayesianObjective(
+            start.kernel, data, start.mu, start.S, start.Z, start.noise,
+            priors={k: p for k, p in s.priors.items() if k not in held},
+            held=frozenset(held), jitter=jitter,
+        )  # fmt: skip
+        result = minimise(
+            objective.value_and_grad,
+            objective.start(),
+            method=s.optimizer,
+            max_steps=steps,
+            gtol=s.tol,
+            ftol=1e-3 * s.tol,
+            time_limit=s.time_left(),
+            callback=callback,
+        )
+        if math.isfinite(result.value) or result.status == "interrupted":
+            return objective, result, jitter
+        jitter = max(jitter, JITTER_FLOOR) * JITTER_GROWTH
+    raise NotPositiveDefiniteError(
+        f"k(Z, Z) of the {start.Z.shape[0]} inducing inputs has no Cholesky factor with a jitter "
+        f"of up to {jitter / JITTER_GROWTH:.0e} of the kernel's variance; use fewer or different "
+        "inducing inputs, or check the kernel's starting values"
+    )
+
+
+def _as_start(b: Backend, start: Start, v: Values) -> Start:
+    mu, S, Z = (np.array(b.to_host(a), dtype=np.float64) for a in (v.mu, v.S, v.Z))
+    kernel = start.kernel.with_theta(b.to_host(v.theta).astype(np.float64))
+    return Start(kernel, b.to_host(v.noise).astype(np.float64).item(), mu, S, Z)
+
+
+def _ended(
+    b: Backend,
+    Y: np.ndarray,
+    objective: BayesianObjective,
+    result: OptResult,
+    before: list[float],
+    jitter: float,
+) -> FoundBayes:
+    v = objective.values(result.x)
+    end = _as_start(b, Start(objective.kernel, 0.0, objective.mu, objective.mu, objective.Z), v)
+    full = replace(objective, data=Observed.of(b, Y))
+    mean, factor, _ = full.optimal(v)
+    diagonal = objective.kernel.diag(v.theta, v.Z)
+    return FoundBayes(
+        kernel=end.kernel,
+        noise=end.noise,
+        likelihood=None,
+        mu=end.mu,
+        S=end.S,
+        Z=end.Z,
+        mean=np.array(b.to_host(mean), dtype=np.float64),
+        factor=np.array(b.to_host(factor), dtype=np.float64),
+        which=full.data.totals.which,
+        offset=np.zeros(Y.shape[1]),
+        jitter=jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
+        bound=-result.value,
+        curve=(*before, *result.values),
+        steps=len(before) + result.steps,
+        grad_norm=result.grad_norm,
+        status=result.status,
+        message=result.message,
+    )
+
+
+__all__ = ["FoundBayes", "Settings", "Start", "inducing_inputs", "search", "starting"]

@@ -1,0 +1,442 @@
+"""The minibatch search: natural-gradient steps in q(U), Adam in everything else.
+
+A step reads one batch of rows. q(U) takes a natural-gradient step on it (Hensman, Fusi & Lawrence
+2013; Salimbeni, Eleftheriadis & Hensman 2018), the shared parameters (ln θ, ln noise, Z) and the
+rows' own (μ_n, ln S_n) a step of Adam; the averages of a row's gradient count its own visits.
+The rows' state stays on the host, so that a device holds only a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gplvm_xp._typing import Array
+from gplvm_xp.kernels import Kernel
+from gplvm_xp.likelihoods import Likelihood
+from gplvm_xp.objectives.minibatch import Whitened, inverse_factor, natural_step
+from gplvm_xp.objectives.stochastic import MinibatchObjective
+from gplvm_xp.optim.adam import averaged
+
+MinibatchStatus: TypeAlias = Literal["finished", "stopped", "interrupted", "time_limit", "failed"]
+
+
+@dataclass(frozen=True)
+class MinibatchState:
+    """All that a search needs to go on: host arrays and numbers.
+
+    Attributes
+    ----------
+    shared : ndarray (3, size)
+        Unconstrained parameters in the order of the objective's layout, and Adam's two averages.
+    rows : ndarray (n, 6 q + 1)
+        Of each row μ, ln S, the averages of their gradients, those of the squares, and its visits.
+    mean, precision : ndarray (M, D), (r, M, M)
+        q(U), whitened: its mean, and Λ_k, the inverses of its covariances.
+    steps, moves : int
+        Steps taken; those of them that moved the shared parameters.
+    epoch, place : int
+        Pass over the data, and the batch in it that comes next.
+    slowdown : float
+        Factor of all step lengths, halved with each step that had to be undone.
+    """
+
+    shared: np.ndarray
+    rows: np.ndarray
+    mean: np.ndarray
+    precision: np.ndarray
+    steps: int = 0
+    moves: int = 0
+    epoch: int = 0
+    place: int = 0
+    slowdown: float = 1.0
+
+    @classmethod
+    def begin(cls, objective: MinibatchObjective, mu: np.ndarray, S: np.ndarray) -> MinibatchState:
+        """The start: q(U) its prior, parameters and Z as in the objective, latents as given.
+
+        Parameters
+        ----------
+        mu, S : ndarray (n, q)
+            Latent means and variances, S > 0.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit the objective, or S is not positive.
+        """
+        (n, D), (M, q) = objective.shape, objective.inducing.shape
+        if mu.shape != (n, q) or S.shape != (n, q):
+            raise ValueError(
+                f"mu has shape {mu.shape} and S {S.shape}; expected {(n, q)} for both, to go with "
+                "Y and the inducing inputs"
+            )
+        if not (np.all(np.isfinite(mu)) and np.all(np.isfinite(S)) and np.all(S > 0.0)):
+            raise ValueError("mu or S is not finite, or S not positive; expected S > 0")
+        x = objective.layout.start()
+        rows = np.concatenate([mu, np.log(S), np.zeros((n, 4 * q + 1))], axis=1)
+        precision = np.broadcast_to(np.eye(M), (objective.totals.outputs.size, M, M))
+        shared = np.stack([x, np.zeros_like(x), np.zeros_like(x)])
+        return cls(shared, rows, np.zeros((M, D)), precision.copy())
+
+
+@dataclass(frozen=True)
+class MinibatchResult:
+    """The end of a minibatch search.
+
+    Attributes
+    ----------
+    kernel : Kernel
+        With the values found.
+    likelihood : Likelihood
+        With the values found.
+    Z : array (M, q)
+    mu, S : ndarray (n, q)
+        On the host.
+    mean, factor : array (M, D), (r, M, M)
+        q(U), whitened: u_d = L_u (mean_d + factor_k ε), ε ~ N(0, I).
+    which : ndarray (D,)
+    offset : ndarray (D,)
+        Prior mean of each function (for Gaussian noise, what was subtracted).
+    curve : ndarray (steps,)
+        The batches' own unbiased estimates of the bound, nats, before each step.
+    steps, undone : int
+        Steps taken in this call; those that were undone because what followed was not finite.
+    status, message : str
+    state : MinibatchState
+        To go on from here.
+    """
+
+    kernel: Kernel
+    likelihood: Likelihood
+    Z: Array
+    mu: np.ndarray
+    S: np.ndarray
+    mean: Array
+    factor: Array
+    which: np.ndarray
+    offset: np.ndarray
+    curve: np.ndarray
+    steps: int
+    undone: int
+    status: MinibatchStatus
+    message: str
+    state: MinibatchState
+
+
+class _Live(NamedTuple):
+    """The shared state on the device; replaced whole."""
+
+    x: Array
+    m: Array
+    v: Array
+    q: Whitened
+    precision: Array
+    ok: Array
+    steps: int
+    moves: int
+
+
+def default_rate(objective: MinibatchObjective, batch_size: int) -> Callable[[int], float]:
+    """ρ of each step: 1 at first for Gaussian noise, else 0.1 and rising, then falling slowly.
+
+    It never falls below the batch's share of the rows, so that q(U), which follows the other
+    parameters, forgets what is older than an epoch.
+    """
+    least = min(1.0, batch_size / objective.shape[0])
+    if objective.gaussian:
+        return lambda step: max(least, (1.0 + 0.1 * step) ** -0.7)
+    return lambda step: max(min(least, 0.5), min(0.1 + 0.04 * step, (1.0 + 0.1 * step) ** -0.7))
+
+
+def fit_minibatch(
+    objective: MinibatchObjective,
+    state: MinibatchState,
+    *,
+    batch_size: int,
+    epochs: int = 100,
+    learning_rate: float = 0.05,
+    row_learning_rate: float = 0.1,
+    decay: bool = True,
+    rate: Callable[[int], float] | None = None,
+    warmup: int | None = None,
+    held: frozenset[str] = frozenset(),
+    seed: int = 0,
+    time_limit: float | None = None,
+    callback: Callable[[int, float], bool | None] | None = None,
+    max_failures: int = 30,
+) -> MinibatchResult:
+    """Maximise the bound over q(U), the parameters and the latents, a batch of rows at a time.
+
+    Parameters
+    ----------
+    objective : MinibatchObjective
+    state : MinibatchState
+        :meth:`MinibatchState.begin`, or the ``state`` of an earlier result; it is not changed.
+    batch_size : int
+        Rows a step, 1 to n; an epoch is cut into batches of sizes that differ by one at most.
+    epochs : int
+        Passes over the rows, each in a new order; a pass that was left in the middle is ended
+        first and counts as one.
+    learning_rate, row_learning_rate : float
+        Adam's, for (ln θ, ln φ, Z) and for the rows' (μ, ln S).
+    decay : bool
+        Whether these rates, and ρ, fall to zero along half a cosine over this call's steps.
+    rate : callable, optional
+        Step number → ρ in (0, 1] of q(U)'s natural-gradient step; see :func:`default_rate`.
+    warmup : int, optional
+        Steps, from the state's step 0, in which only q(U) moves; default one epoch, 100 at most.
+    held : frozenset of str
+        Blocks of the objective's layout that stay where they are, such as "noise" or "Z"; those
+        that the kernel or the likelihood holds fixed stay too.
+    seed : int
+        Of orders and draws, made on the host: with the same state, the same steps.
+    time_limit, callback
+        Seconds; ``callback(step, estimate)``, whose true answer stops.
+    max_failures : int
+        Undone steps after which the search gives up.
+
+    Returns
+    -------
+    MinibatchResult
+        Ctrl-C ends with status "interrupted" and the last good state.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, a name is unknown, or data are not what the likelihood
+        takes.
+
+    Notes
+    -----
+    A step costs the bound of a batch and O(r M³); one host read. Memory beside Y: (6 q + 1) n
+    numbers on the host, 3 r M² + O(M D) and the batch on the device. A step after which the bound,
+    or a gradient, is not finite is undone, and all further steps are half as long.
+    """
+    n, _ = objective.shape
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size={batch_size!r} was given; expected 1 to {n}")
+    if state.rows.shape[0] != n:
+        raise ValueError(f"the state has {state.rows.shape[0]} rows; expected Y's {n}")
+    names = [block.name for block in objective.layout.blocks]
+    if set(held) - set(names):
+        raise ValueError(f"held names {sorted(set(held) - set(names))}; the parameters are {names}")
+    batches = -(-n // batch_size)
+    search = _Search(
+        objective=objective,
+        batches=batches,
+        rate=rate or default_rate(objective, batch_size),
+        rates=(learning_rate, row_learning_rate),
+        total=max(epochs * batches - state.place, 1) if decay else None,
+        warmup=min(batches, 100) if warmup is None else warmup,
+        free=_free(objective, held),
+        seed=seed,
+        state=state,
+    )
+    began = time.perf_counter()
+    status: MinibatchStatus = "finished"
+    message = f"{epochs} epochs of {batches} steps"
+    last = state.epoch + epochs
+    try:
+        while search.epoch < last:
+            if time_limit is not None and time.perf_counter() - began >= time_limit:
+                status, message = "time_limit", f"time_limit={time_limit:g} s reached"
+                break
+            estimate = search.step()
+            if search.failures > (0 if not search.curve else max_failures):
+                status, message = "failed", (
+                    "the bound can't be evaluated at the start; start from other parameters"
+                    if not search.curve
+                    else f"{search.failures} steps led to bounds that are not finite; start with "
+                    "smaller rates"
+                )
+                break
+            if callback is not None and estimate is not None:
+                if callback(search.live.steps, estimate):
+                    status, message = "stopped", "stopped by the callback"
+                    break
+    except KeyboardInterrupt:
+        status, message = "interrupted", "interrupted by the keyboard; the last state is kept"
+    if search.failures and status != "failed":
+        message += f"; {search.failures} steps were undone, further ones shortened"
+    return search.result(status, message)
+
+
+def _free(objective: MinibatchObjective, held: frozenset[str]) -> Array:
+    """1 where the flat vector moves, 0 where a block is held."""
+    parts = [
+        np.full(block.size, 0.0 if block.fixed or block.name in held else 1.0)
+        for block in objective.layout.blocks
+    ]
+    return objective.backend.asarray(np.concatenate(parts))
+
+
+class _Search:
+    """One search: mutable, and alive no longer than the call."""
+
+    def __init__(
+        self,
+        *,
+        objective: MinibatchObjective,
+        batches: int,
+        rate: Callable[[int], float],
+        rates: tuple[float, float],
+        total: int | None,
+        warmup: int,
+        free: Array,
+        seed: int,
+        state: MinibatchState,
+    ) -> None:
+        b = objective.backend
+        self.objective, self.batches, self.rate, self.rates = objective, batches, rate, rates
+        self.total, self.warmup, self.free, self.seed = total, warmup, free, seed
+        x, m, v = (b.asarray(a) for a in state.shared)
+        precision = b.asarray(state.precision)
+        factor, ok = inverse_factor(precision)
+        posterior = Whitened(b.asarray(state.mean), factor)
+        self.live = _Live(x, m, v, posterior, precision, ok, state.steps, state.moves)
+        self.rows = state.rows.copy()
+        self.epoch, self.place, self.slowdown = state.epoch, state.place, state.slowdown
+        self.began = state.steps
+        self.curve: list[float] = []
+        self.failures = 0
+        self._order: tuple[int, list[np.ndarray]] = (-1, [])
+        # What the last step replaced.
+        self._undo: tuple[_Live, np.ndarray, np.ndarray] | None = None
+
+    @np.errstate(all="ignore")
+    def step(self) -> float | None:
+        """One batch; the estimate of the bound before it, or None where it was not finite."""
+        objective = self.objective
+        b, xp = objective.backend, objective.backend.xp
+        index, eps = self._batch()
+        live, mine = self.live, self.rows[index, :]
+        q = objective.inducing.shape[1]
+        mu, S = b.asarray(mine[:, :q]), xp.exp(b.asarray(mine[:, q : 2 * q]))
+        bound, gradient = objective.evaluate(live.x, live.q, mu, S, index, eps)
+        # A row's own part of the whole bound: the batch's estimate without its scale.
+        share = index.size / objective.shape[0]
+        own = share * xp.concat([bound.mu, S * bound.S], axis=1)
+        fine = (
+            live.ok
+            & bound.ok
+            & xp.isfinite(bound.value)
+            & xp.all(xp.isfinite(gradient))
+            & xp.all(xp.isfinite(own))
+            & xp.all(xp.isfinite(bound.mean))
+            & xp.all(xp.isfinite(bound.precision))
+        )
+        head = xp.stack([bound.value, xp.astype(fine, b.dtype)])
+        read = b.to_host(xp.concat([head, xp.reshape(own, (-1,))])).astype(np.float64)
+        self._advance()
+        if not read[1] > 0.5:
+            self._back()
+            return None
+        rho = self.rate(live.steps)
+        if not 0.0 < rho <= 1.0:
+            raise ValueError(f"rate({live.steps}) is {rho!r}; expected a step length in (0, 1]")
+        rho *= self.slowdown * self._decay()
+        totals = objective.totals
+        posterior, precision, ok = natural_step(live.q, live.precision, bound, totals, rho)
+        x, m, v, moves, changed = live.x, live.m, live.v, live.moves, mine
+        if live.steps >= self.warmup:
+            factor, moves = self.slowdown * self._decay(), moves + 1
+            m, v, along = averaged(m, v, -self.free * gradient, moves)
+            x = x - self.rates[0] * factor * along
+            changed = self._moved(mine, read[2:].reshape(index.size, 2 * q), factor)
+        self._undo = (live, index, mine)
+        self.live = _Live(x, m, v, posterior, precision, ok, live.steps + 1, moves)
+        self.rows[index, :] = changed
+        self.curve.append(float(read[0]))
+        return self.curve[-1]
+
+    def _moved(self, mine: np.ndarray, gradient: np.ndarray, factor: float) -> np.ndarray:
+        """Rows after a step of Adam, each with its own age."""
+        w = gradient.shape[1]
+        age = mine[:, 3 * w :] + 1.0
+        m, v, along = averaged(mine[:, w : 2 * w], mine[:, 2 * w : 3 * w], -gradient, age)
+        values = mine[:, :w] - self.rates[1] * factor * along
+        return np.concatenate([values, m, v, age], axis=1)
+
+    def _batch(self) -> tuple[np.ndarray, np.ndarray]:
+        n, q = self.objective.shape[0], self.objective.inducing.shape[1]
+        if self._order[0] != self.epoch:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(n)
+            # Sorted, for the sake of a table on disk.
+            parts = [np.sort(part) for part in np.array_split(order, self.batches)]
+            self._order = (self.epoch, parts)
+        index = self._order[1][self.place]
+        if self.objective.gaussian:
+            return index, np.zeros((0, index.size, q))
+        rng = np.random.default_rng((self.seed, self.epoch, self.place))
+        s = self.objective.samples
+        half = rng.standard_normal(((s + 1) // 2, index.size, q))
+        return index, np.concatenate([half, -half])[:s, ...]
+
+    def _advance(self) -> None:
+        self.place += 1
+        if self.place == self.batches:
+            self.epoch, self.place = self.epoch + 1, 0
+
+    def _back(self) -> None:
+        """The last step never happened, and those to come are shorter."""
+        self.failures, self.slowdown = self.failures + 1, 0.5 * self.slowdown
+        if self._undo is not None:
+            self.live, index, before = self._undo
+            self.rows[index, :] = before
+            self._undo = None
+
+    def _decay(self) -> float:
+        if self.total is None:
+            return 1.0
+        done = min(self.live.steps - self.began, self.total)
+        return 0.5 * (1.0 + math.cos(math.pi * done / self.total))
+
+    def result(self, status: MinibatchStatus, message: str) -> MinibatchResult:
+        """The last good state."""
+        objective, live = self.objective, self.live
+        b, q = objective.backend, objective.inducing.shape[1]
+        theta, phi, Z = objective.parameters(live.x)
+        state = MinibatchState(
+            np.stack([b.to_host(a) for a in (live.x, live.m, live.v)]),
+            self.rows,
+            b.to_host(live.q.mean),
+            b.to_host(live.precision),
+            live.steps,
+            live.moves,
+            self.epoch,
+            self.place,
+            self.slowdown,
+        )
+        offset = objective.offset
+        return MinibatchResult(
+            kernel=objective.kernel.with_theta(b.to_host(theta)),
+            likelihood=objective.likelihood.with_theta(b.to_host(phi)),
+            Z=Z,
+            mu=self.rows[:, :q].copy(),
+            S=np.exp(self.rows[:, q : 2 * q]),
+            mean=live.q.mean,
+            factor=live.q.factor,
+            which=objective.totals.which,
+            offset=np.zeros(objective.shape[1]) if offset is None else np.asarray(offset),
+            curve=np.asarray(self.curve),
+            steps=len(self.curve),
+            undone=self.failures,
+            status=status,
+            message=message,
+            state=state,
+        )
+
+
+__all__ = [
+    "MinibatchResult",
+    "MinibatchState",
+    "MinibatchStatus",
+    "default_rate",
+    "fit_minibatch",
+]
