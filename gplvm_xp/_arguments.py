@@ -8,13 +8,16 @@ from typing import NoReturn
 
 from gplvm_xp import __version__
 
-DATASETS = {
-    "digits": "load_digits",
-    "oil_flow": "fetch_oil_flow",
-    "pbmc": "fetch_pbmc",
-    "frey_faces": "fetch_frey_faces",
-    "vowels": "fetch_vowels",
-    "swiss_roll": "fetch_swiss_roll",
+# The loader of each table, and its arguments.
+DATASETS: dict[str, tuple[str, dict[str, str]]] = {
+    "digits": ("load_digits", {}),
+    "oil_flow": ("fetch_oil_flow", {}),
+    "pbmc": ("fetch_pbmc", {}),
+    "pbmc_counts": ("fetch_pbmc", {"table": "counts"}),
+    "congress109": ("load_congress109", {}),
+    "frey_faces": ("fetch_frey_faces", {}),
+    "vowels": ("fetch_vowels", {}),
+    "swiss_roll": ("fetch_swiss_roll", {}),
 }
 KERNELS = {
     "rbf": "RBF",
@@ -24,6 +27,16 @@ KERNELS = {
     "linear": "Linear",
     "bias": "Constant",
     "white": "White",
+}
+MODELS = ("exact", "bayesian", "sparse", "minibatch")
+# What they are called here, and by the library.
+LIKELIHOODS = {
+    "gaussian": None,
+    "poisson": "poisson",
+    "negative-binomial": "negative_binomial",
+    "probit": "probit",
+    "logit": "logit",
+    "student-t": "student_t",
 }
 
 
@@ -55,7 +68,18 @@ def parser() -> argparse.ArgumentParser:
     _input_options(embed)
     embed.add_argument("--dataset", choices=sorted(DATASETS), help="a known table instead of INPUT")
     add = embed.add_argument_group("model and fit").add_argument
-    add("-q", "--components", type=int, default=2, metavar="N", help="latent dimensions (2)")
+    add(
+        "--model",
+        choices=MODELS,
+        default="exact",
+        help="exact: every row, points; bayesian: latents with uncertainty, useless dimensions "
+        "switched off; sparse: points, by inducing inputs; minibatch: the bayesian model by "
+        "batches of rows, also for counts and classes (exact)",
+    )
+    add(
+        "-q", "--components", type=int, metavar="N",
+        help="latent dimensions (exact, sparse: 2; bayesian, minibatch: 10, or fewer columns)",
+    )  # fmt: skip
     add(
         "--kernel",
         default="rbf",
@@ -65,13 +89,34 @@ def parser() -> argparse.ArgumentParser:
     starts = ("pca", "ppca", "random", "isomap", "spectral", "kernel_pca")
     add("--init", choices=starts, default="pca", help="starting latents (pca)")
     add("--scale", action="store_true", help="divide each column by its standard deviation")
-    add("--max-iter", type=int, default=500, metavar="N", help="optimiser steps (500)")
-    add("--tol", type=float, default=1e-5, metavar="X", help="gradient tolerance (1e-5)")
-    add("--restarts", type=int, default=0, metavar="N", help="further starts (0)")
+    add("--max-iter", type=int, metavar="N", help="optimiser steps (500)")
+    add("--tol", type=float, metavar="X", help="gradient tolerance (exact: 1e-5; others: 1e-4)")
     add("--time-limit", type=float, metavar="S", help="stop after S seconds, keeping the best")
     add("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
-    add("--seed", type=int, default=0, metavar="N", help="for random starts (0)")
+    add("--seed", type=int, default=0, metavar="N", help="for random starts and batches (0)")
     add("--no-plot", action="store_true", help="write no picture")
+    add = embed.add_argument_group("options of some models").add_argument
+    add("--restarts", type=int, metavar="N", help="further starts (all but minibatch; 0)")
+    add(
+        "--inducing", type=int, metavar="M",
+        help="inducing inputs: more are slower and closer to the exact model (all but exact)",
+    )  # fmt: skip
+    add("--approximation", choices=("vfe", "fitc", "dtc"), help="of the evidence (sparse; vfe)")
+    words = tuple(LIKELIHOODS)
+    add(
+        "--likelihood",
+        choices=words,
+        help="of the entries; others than gaussian are fitted by minibatches (bayesian, minibatch; "
+        "gaussian)",
+    )
+    add(
+        "--exposure", choices=("total",),
+        help="of counts: each row's mean counts are in proportion to its total, as those of cells "
+        "and documents (bayesian, minibatch; alike)",
+    )  # fmt: skip
+    add("--batch-size", type=int, metavar="N", help="rows of a step (minibatch)")
+    add("--epochs", type=int, metavar="N", help="passes over the rows (minibatch)")
+    add("--engine", choices=("serial", "dask", "mpi"), help="workers for shards of rows (bayesian)")
     _output_options(embed, "INPUT_gplvm")
 
     text = "latents of new rows under a saved model; writes PREFIX.csv"
@@ -177,4 +222,4 @@ def _output_options(command: argparse.ArgumentParser, default: str) -> None:
     add("--debug", action="store_true", help="show the traceback of an error")
 
 
-__all__ = ["DATASETS", "KERNELS", "parser"]
+__all__ = ["DATASETS", "KERNELS", "LIKELIHOODS", "MODELS", "parser"]

@@ -23,6 +23,32 @@ class ModelFileError(ValueError):
     """A saved model is damaged, of another kind, or of a version this library does not read."""
 
 
+class WorkerLostError(RuntimeError):
+    """A worker that held a shard of the rows is gone.
+
+    Attributes
+    ----------
+    shard : int
+        Which one, counted from 0.
+    reason : str
+        What was seen of it.
+    checkpoint : str or None
+        The file to resume from; None where none was written.
+    """
+
+    def __init__(self, shard: int, reason: str, checkpoint: str | None = None) -> None:
+        super().__init__(shard, reason, checkpoint)
+        self.shard, self.reason, self.checkpoint = shard, reason, checkpoint
+
+    def __str__(self) -> str:
+        after = (
+            f"the last checkpoint is {self.checkpoint!r}: resume from it"
+            if self.checkpoint
+            else "no checkpoint was written: start again, and give a checkpoint path next time"
+        )
+        return f"the worker of shard {self.shard} was lost ({self.reason}); {after}"
+
+
 class BackendWarning(UserWarning):
     """``backend="auto"`` fell back to the CPU."""
 
@@ -38,4 +64,5 @@ __all__ = [
     "NotEnoughMemoryError",
     "NotPositiveDefiniteError",
     "PrecisionWarning",
+    "WorkerLostError",
 ]

@@ -12,7 +12,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.optim import minimise_batch
+from gplvm_xp.optim.modes import best_of, hessians, laplace, newton_step
 from gplvm_xp.priors import Prior
 
 # Rows of a batch times starts times training rows: what each temporary of a batch may have.
@@ -297,69 +297,25 @@ class NewRows:
         where a further one promises less than 1e-6 nats (1e-2 in float32), a thousandth of a
         posterior deviation: f is steep, and rounding leaves its gradient too few digits to go by.
         """
-        b, xp = self.posterior.backend, self.posterior.backend.xp
-        starts = self.starts()
-        N = self.Y.shape[0]
-        index = xp.arange(N, dtype=xp.int64, device=b.device)
-        owner = xp.concat([index] * len(starts))
+        b = self.posterior.backend
         # The start may be steep: a long first step would land where nothing is known, and stay.
         spread = max(float(np.std(b.to_host(k.X), axis=0).max()) for k in self.posterior.factors)
-        result = minimise_batch(
-            lambda x, i: self.value_and_grad(x, xp.take(owner, i, axis=0)),
-            xp.concat(starts),
+        end = best_of(
+            self.value_and_grad,
+            self.starts(),
             max_steps=max_steps,
             # Below this rounding may rule; the Newton steps do the rest.
             gtol=1e-3,
             first_step=0.1 * spread if spread > 0.0 else 0.1,
         )
-        x, f = result.x[:N, :], result.value[:N]
-        for k in range(1, len(starts)):
-            other = result.value[k * N : (k + 1) * N]
-            better = other < f
-            f = xp.where(better, other, f)
-            x = xp.where(better[:, None], result.x[k * N : (k + 1) * N, :], x)
+        x, f, promise = end.x, end.value, end.value
         for _ in range(2):
-            x, f, promise = self._newton(x, f, index)
+            x, f, promise = newton_step(self.value_and_grad, x, f)
         return x, f, promise <= (1e-6 if b.itemsize == 8 else 1e-2)
 
-    def _newton(self, x: Array, f: Array, index: Array) -> tuple[Array, Array, Array]:
-        """A Newton step where f is convex and falls; and what another one promises, in nats."""
-        b, xp = self.posterior.backend, self.posterior.backend.xp
-        values, vectors = xp.linalg.eigh(self.hessian(x))
-        convex = xp.all(values > 0.0, axis=1)
-        values = xp.where(convex[:, None], values, 1.0)
-
-        def along(g: Array) -> Array:
-            return xp.sum(vectors * g[:, :, None], axis=1)
-
-        def promised(g: Array) -> Array:
-            decrease = 0.5 * xp.sum(along(g) ** 2 / values, axis=1)
-            return xp.where(convex, decrease, xp.inf)
-
-        g = self.value_and_grad(x, index)[1]
-        trial = x - xp.sum(vectors * (along(g) / values)[:, None, :], axis=2)
-        ft, gt = self.value_and_grad(trial, index)
-        size = xp.abs(f)
-        slack = 64.0 * b.eps * xp.where(size > 1.0, size, 1.0)
-        take = convex & (ft <= f + slack) & (promised(gt) < promised(g))
-        x, g = (xp.where(take[:, None], new, old) for new, old in ((trial, x), (gt, g)))
-        flat = xp.max(xp.abs(g), axis=1) <= 1e-8
-        return x, xp.where(take, ft, f), xp.where(flat, 0.0, promised(g))
-
-    def hessian(self, X: Array, step: float = 1e-4) -> Array:
+    def hessian(self, X: Array) -> Array:
         """∂²f/∂x∂xᵀ of every row (N, q, q), by fourth-order differences of the exact gradient."""
-        b, xp = self.posterior.backend, self.posterior.backend.xp
-        index = xp.arange(X.shape[0], dtype=xp.int64, device=b.device)
-        h = step if b.itemsize == 8 else 100.0 * step
-
-        def slope(a: int, h: float) -> Array:
-            e = b.asarray(np.eye(X.shape[1])[a])
-            up = self.value_and_grad(X + h * e, index)[1]
-            return (up - self.value_and_grad(X - h * e, index)[1]) / (2.0 * h)
-
-        columns = [(4.0 * slope(a, h) - slope(a, 2.0 * h)) / 3.0 for a in range(X.shape[1])]
-        H = xp.stack(columns, axis=2)
-        return 0.5 * (H + xp.matrix_transpose(H))
+        return hessians(self.value_and_grad, X)
 
     def laplace(self, X: Array) -> tuple[Array, Array]:
         """Covariance of each row's latents (N, q, q) and ln|H| (N,), H the Hessian at X.
@@ -367,13 +323,9 @@ class NewRows:
         Eigenvalues of H below the prior's precision are raised to it: the data can't make a latent
         less certain than the prior, and a saddle has no covariance.
         """
-        b, xp = self.posterior.backend, self.posterior.backend.xp
-        values, vectors = xp.linalg.eigh(self.hessian(X))
         sd = getattr(self.prior, "sd", None)
-        floor = 1.0 / sd**2 if sd else b.eps**0.5
-        values = xp.where(values > floor, values, floor)
-        covariance = (vectors / values[:, None, :]) @ xp.matrix_transpose(vectors)
-        return covariance, xp.sum(xp.log(values), axis=1)
+        least = 1.0 / sd**2 if sd else self.posterior.backend.eps**0.5
+        return laplace(self.hessian(X), least)
 
 
 def _training_table(p: Posterior) -> tuple[Array, Array, Array]:

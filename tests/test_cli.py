@@ -288,6 +288,97 @@ def test_without_matplotlib_the_rest_is_written(
     assert not Path("o.png").exists()
 
 
+# -- the other models ------------------------------------------------------------------------------
+
+# Of each model: its options, what they are as parameters, and what the summary must say.
+MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "bayesian": (
+        "-q 3 --inducing 8 --max-iter 12 --tol 0.5 --restarts 1 --kernel rbf+linear",
+        {"n_components": 3, "n_inducing": 8, "max_iter": 12, "tol": 0.5, "n_restarts": 1},
+        ("q = 3", "of 3 latent dimensions", "8 inputs", "lower bound", "standard deviation"),
+    ),
+    "sparse": (
+        "--inducing 8 --max-iter 12 --approximation fitc",
+        {"n_inducing": 8, "max_iter": 12, "approximation": "fitc"},
+        ("q = 2", "8 inputs", "lower bound", "standard deviation"),
+    ),
+    "minibatch": (
+        "-q 2 --inducing 6 --epochs 3 --batch-size 10",
+        {"n_components": 2, "n_inducing": 6, "n_epochs": 3, "batch_size": 10},
+        ("q = 2", "6 inputs", "lower bound", "standard deviation"),
+    ),
+    "counts": (
+        "--model minibatch -q 2 --inducing 6 --epochs 3 --likelihood poisson --exposure total",
+        {"n_inducing": 6, "n_epochs": 3, "likelihood": "poisson", "exposure": "total"},
+        ("q = 2", "6 inputs", "lower bound", "likelihood      poisson"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_models(name: str, capsys: Any) -> None:
+    """Fitted, written, read again, and new rows embedded: with standard deviations throughout."""
+    pytest.importorskip("matplotlib")
+    options, parameters, words = MODELS[name]
+    values = np.random.default_rng(1).poisson(np.exp(Y)) if name == "counts" else Y
+    rows = [[f"r{i}", *values[i].tolist(), SPECIES[i]] for i in range(30)]
+    write_text(Path("y.csv"), [["id", "a", "b", "c", "d", "species"], *rows])
+    command = ["embed", "y.csv", "--index", "id", "--labels", "species", "--out", "o", "--model"]
+    if name == "counts":
+        command.pop()
+    else:
+        command.append(name)
+    assert main([*command, *options.split()]) == DONE
+    captured = capsys.readouterr()
+    for word in (*words, "1-NN errors", "kernel", "o.png", "steps in"):
+        assert word in captured.out, captured.out
+    assert Path("o.png").read_bytes().startswith(b"\x89PNG")
+    model = load("o.npz")
+    seen = model.get_params(deep=False)
+    assert {k: seen[k] for k in parameters} == parameters
+    q = model.embedding_.shape[1]
+    latents = [f"latent_{a + 1}" for a in range(q)]
+    spread = [f"latent_sd_{a + 1}" for a in range(q)]
+    header, *body = rows_of(Path("o.csv"))
+    uncertain = name != "sparse"
+    assert header == ["id", "species", *latents, *(spread if uncertain else [])]
+    numbers = np.array([[float(v) for v in row[2:]] for row in body])
+    np.testing.assert_array_equal(numbers[:, :q], model.embedding_)
+    if uncertain:
+        np.testing.assert_array_equal(numbers[:, q:], np.sqrt(model.embedding_variance_))
+    new = values[:3] + (1 if name == "counts" else 0.05)
+    write_text(Path("new.csv"), [["a", "b", "c", "d"], *new.tolist()])
+    assert main(["transform", "o.npz", "new.csv", "--out", "t"]) == DONE
+    header, *body = rows_of(Path("t.csv"))
+    assert header == ["row", *latents, *spread]
+    numbers = np.array([[float(v) for v in row[1:]] for row in body])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mean, variance = load("o.npz").transform(new, return_var=True)
+    np.testing.assert_array_equal(numbers, np.column_stack([mean, np.sqrt(variance)]))
+
+
+def test_a_kernel_of_a_bayesian_model_can_switch_dimensions_off() -> None:
+    """Every dimension has a parameter of its own, as many as the model would have."""
+    from gplvm_xp._arguments import parser
+    from gplvm_xp.cli._models import estimator
+
+    words = ["embed", "--kernel", "rbf+linear+bias", "--model"]
+    found = estimator(parser().parse_args([*words, "bayesian"]), Y)
+    rbf, linear, bias = found.kernel.parts
+    share = Y.var(axis=0).mean() / 3
+    assert (len(rbf.lengthscale), len(linear.variance)) == (4, 4)
+    np.testing.assert_allclose([rbf.variance, sum(linear.variance), bias.variance], share)
+    found = estimator(parser().parse_args([*words, "minibatch", "-q", "3"]), Y)
+    assert len(found.kernel.parts[0].lengthscale) == 3
+    found = estimator(parser().parse_args([*words, "exact"]), Y)
+    assert isinstance(found.kernel.parts[0].lengthscale, float)
+    counts = parser().parse_args([*words, "minibatch", "--likelihood", "negative-binomial"])
+    found = estimator(counts, Y)
+    assert (found.likelihood, found.inference) == ("negative_binomial", "minibatch")
+    assert found.kernel.parts[0].variance == 1.0 / 3.0
+
+
 # -- transform -------------------------------------------------------------------------------------
 
 
@@ -300,7 +391,7 @@ def test_transform_matches_columns_by_name(simple: Path, capsys: Any) -> None:
     )
     assert main(["transform", "o.npz", "new.csv", "--index", "id", "--out", "t"]) == DONE
     header, *rows = rows_of(Path("t.csv"))
-    assert header == ["id", "latent_1", "latent_2", "sd_1", "sd_2"]
+    assert header == ["id", "latent_1", "latent_2", "latent_sd_1", "latent_sd_2"]
     got = np.array([[float(v) for v in row[1:]] for row in rows])
     model = load("o.npz")
     del model.feature_names_in_
@@ -519,6 +610,20 @@ USAGE_ERRORS = {
     ),
     "delimiter": (["embed", "y.csv", "--delimiter", "ab"], "'ab' was given; expected one char"),
     "kernel": (["embed", "y.csv", "--kernel", "rbf+cosine"], "has 'cosine'; expected one of rbf"),
+    "inducing": (
+        ["embed", "y.csv", "--inducing", "5"],
+        "--inducing was given with --model exact; it belongs to --model bayesian or sparse or",
+    ),
+    "batches": (
+        ["embed", "y.csv", "--model", "bayesian", "--batch-size", "5"],
+        "--batch-size was given with --model bayesian; it belongs to --model minibatch:",
+    ),
+    "steps of batches": (
+        ["embed", "y.csv", "--model", "minibatch", "--max-iter", "5"],
+        "--max-iter was given with --model minibatch",
+    ),
+    "no such model": (["embed", "y.csv", "--model", "deep"], "invalid choice: 'deep'"),
+    "not counts": (["embed", "y.csv", "--model", "minibatch", "--likelihood", "poisson"], "counts"),
     "rows": (["embed", "y.csv", "--rows", "1"], "--rows 1 was given; expected 2 or more"),
     "not a number": (["embed", "y.csv", "-q", "two"], "invalid int value: 'two'"),
     "q too large": (["embed", "y.csv", "-q", "4"], "n_components=4 and X has 4 feature(s)"),

@@ -11,6 +11,7 @@ import pytest
 from emulator.trees import TREES, add, linear, matern52, rbf, white
 
 from gplvm_xp.backend.cuda.fused import MAX_Q, Fused
+from gplvm_xp.backend.cuda.psi import FusedPsi
 from gplvm_xp.backend.cuda.sparse import SparseTimes
 
 ARCHITECTURES = ("75", "80", "90", "100")
@@ -130,6 +131,30 @@ def test_sparse_product_compiles(architecture):
     assert set(re.findall(r"(\d+) bytes spill stores", log)) == {"0"}
 
 
+PSI_KERNELS = ("sums", "columns", "rows")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_psi_statistics_compile(architecture, dtype):
+    for q in (1, 10, MAX_Q):
+        recorder = Recorder()
+        FusedPsi(recorder, None, q, dtype)
+        assert [name for _, name, _ in recorder.raws] == [f"gplvm_psi_{k}" for k in PSI_KERNELS]
+        log = assert_compiles(recorder, architecture)
+        for kernel in PSI_KERNELS:
+            assert f"entry function 'gplvm_psi_{kernel}'" in log
+
+
+@pytest.mark.parametrize("q", [1, 5, 10, 16, 20])
+def test_registers_are_enough_for_psi_statistics(q):
+    recorder = Recorder()
+    FusedPsi(recorder, None, q, np.float64)
+    log = assert_compiles(recorder, "90")
+    found = dict(re.findall(r"'gplvm_psi_(\w+)'.*?(\d+) bytes spill stores", log, re.S))
+    assert found == dict.fromkeys(PSI_KERNELS, "0")
+
+
 def test_shared_memory_is_enough_for_many_parameters():
     """ptxas refuses more than 48 KiB of static shared memory; 24 is the last q with large tiles."""
     tree = add(add(rbf(24), linear(24)), add(matern52(24), white()))
@@ -160,7 +185,8 @@ def test_float_sources_do_no_double_arithmetic():
 
     recorder = sources(TREES["nested"], 3, np.float32)
     SparseTimes(recorder, None, np.float32, 32)
-    for kernel in ("gplvm_gram", "gplvm_sparse"):
+    FusedPsi(recorder, None, 3, np.float32)
+    for kernel in ("gplvm_gram", "gplvm_sparse", "gplvm_psi_rows"):
         source, options = next((s, o) for s, name, o in recorder.raws if name == kernel)
         options = core.assemble_cupy_compiler_options(options)
         program = compiler._NVRTCProgram(source, "kernel.cu", method="ptx")

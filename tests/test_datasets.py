@@ -15,9 +15,11 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from gplvm_xp import datasets
 from gplvm_xp.datasets import _fetch, _parse, _parse_events, _sources
@@ -37,6 +39,7 @@ PUBLIC: dict[str, tuple[Callable[..., datasets.Dataset], tuple[_fetch.Source, ..
     "pines": (datasets.load_pines, (_sources.PINES,)),
     "grid_cell": (datasets.load_grid_cell, (_sources.GRID_RECORDING, _sources.GRID_BINNED)),
     "grid_simulated": (datasets.load_grid_simulated, (_sources.GRID_SIMULATED,)),
+    "congress109": (datasets.load_congress109, _sources.CONGRESS),
     **{
         name: (functools.partial(datasets.load_binary, name), files)
         for name, files in _sources.BINARY.items()
@@ -218,6 +221,40 @@ def test_pbmc_is_the_published_table() -> None:
     assert nearest_neighbour_errors(pca(pbmc.Y), pbmc.labels) == 252
     assert nearest_neighbour_errors(pca(pbmc.Y, standardise=True), pbmc.labels) == 225
     assert nearest_neighbour_errors(pbmc.Y, pbmc.labels) == 192
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_pbmc_counts_are_those_behind_the_table() -> None:
+    logs, counts = datasets.fetch_pbmc(), datasets.fetch_pbmc("counts")
+    total = counts.extra["n_counts"].astype(np.float64)[:, None]
+    np.testing.assert_array_equal(counts.Y, np.round(counts.Y))
+    assert (counts.Y.min(), counts.Y.max()) == (0.0, 259.0)
+    assert np.all(counts.Y.sum(axis=1) <= total[:, 0])
+    # The table again: three decimals, of numbers in single precision.
+    np.testing.assert_allclose(np.log1p(counts.Y / total * 1e4), logs.Y, atol=6e-4)
+    np.testing.assert_array_equal(counts.labels, logs.labels)
+    assert counts.name == "pbmc68k_reduced_counts"
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_congress_is_the_published_table() -> None:
+    table = datasets.load_congress109()
+    assert table.Y.shape == (529, 1000)
+    assert (table.Y.min(), table.Y.max(), table.Y.sum()) == (0.0, 631.0, 176160.0)
+    assert table.labels is not None
+    np.testing.assert_array_equal(np.bincount(table.labels), [242, 2, 285])
+    assert table.label_names == ("Democrat", "independent", "Republican")
+    extra = table.extra
+    assert (np.sort(extra["name"]) == extra["name"]).all()
+    (sanders,) = np.flatnonzero(extra["name"] == "Bernard Sanders")
+    assert table.label_names[table.labels[sanders]] == "independent"
+    assert (extra["state"][sanders], extra["chamber"][sanders]) == ("VT", "H")
+    np.testing.assert_array_equal(np.unique(extra["chamber"], return_counts=True)[1], [429, 100])
+    np.testing.assert_array_equal(extra["exposure"], table.Y.sum(axis=1))
+    assert np.corrcoef(extra["repshare"], table.labels)[0, 1] > 0.6
+    logs = np.log1p(table.Y)
+    assert nearest_neighbour_errors(logs, table.labels) == 147
+    assert nearest_neighbour_errors(pca(logs), table.labels) == 142
 
 
 @pytest.mark.usefixtures("data_folder")
@@ -558,6 +595,79 @@ def test_the_first_cells_do_not_depend_on_how_many() -> None:
     assert not np.array_equal(more.Y[0], more.Y[1])
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "probit"])
+def test_a_slice_of_a_latent_table_is_that_of_the_whole(likelihood: Any) -> None:
+    """Whatever the slice, over the edges of blocks: rows depend on their number alone."""
+    make = functools.partial(datasets.make_latent, D=3, q=2, seed=4, n_features=16)
+    whole = make(9000, likelihood=likelihood, missing=0.2)
+    for start, n in ((0, 10), (0, 4096), (4000, 200), (4096, 1), (4095, 4098), (8999, 1)):
+        part = make(n, start=start, likelihood=likelihood, missing=0.2)
+        np.testing.assert_array_equal(part.Y, whole.Y[start : start + n])
+        for key in ("latents", "function"):
+            np.testing.assert_array_equal(part.extra[key], whole.extra[key][start : start + n])
+    full = make(9000, likelihood=likelihood)
+    there = ~np.isnan(whole.Y)
+    np.testing.assert_array_equal(whole.Y[there], full.Y[there])
+    assert there.any(axis=1).all()
+    # A row that would be empty keeps one entry: 0.2 - 0.2^3 / 3 are missing.
+    assert abs((~there).mean() - (0.2 - 0.2**3 / 3)) < 4.0 * 0.4 / 27000**0.5
+    other = datasets.make_latent(50, 3, 2, 5, n_features=16, likelihood=likelihood)
+    assert not np.array_equal(other.extra["function"], full.extra["function"][:50])
+
+
+def test_latent_tables_have_the_stated_distribution() -> None:
+    n, D = 4000, 3
+    make = functools.partial(datasets.make_latent, n, D, 2, 1, variance=0.5, offset=0.7)
+    table = make(noise=0.3)
+    x, f = table.extra["latents"], table.extra["function"]
+    assert np.abs(x.mean(axis=0)).max() < 4.0 / n**0.5
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2), atol=0.1)
+    e = (table.Y - f) / 0.3
+    assert abs(e.mean()) < 4.0 / (n * D) ** 0.5
+    assert abs(np.mean(e**2) - 1.0) < 4.0 * (2.0 / (n * D)) ** 0.5
+    counts = make(likelihood="poisson")
+    np.testing.assert_array_equal(counts.extra["function"], f)
+    z = (counts.Y - np.exp(f)) / np.exp(0.5 * f)
+    assert abs(z.mean()) < 4.0 / (n * D) ** 0.5
+    assert abs(np.mean(z**2) - 1.0) < 0.1
+    bits = make(likelihood="probit").Y
+    assert set(np.unique(bits)) == {0.0, 1.0}
+    p = norm.cdf(f)
+    assert abs((bits - p).mean()) < 4.0 * np.sqrt((p * (1.0 - p)).mean() / (n * D))
+
+
+def test_latent_functions_have_the_covariance_of_the_kernel() -> None:
+    """Over 500 outputs and 300 waves, at pairs of rows; a long lengthscale has no effect."""
+    table = datasets.make_latent(
+        40, 500, 3, 2, variance=2.0, lengthscale=[0.8, 2.0, 1e6], n_features=3000
+    )
+    x, f = table.extra["latents"], table.extra["function"]
+    gap = (x[:, None] - x) / [0.8, 2.0, 1e6]
+    want = 2.0 * np.exp(-0.5 * np.sum(gap**2, axis=-1))
+    seen = f @ f.T / 500
+    assert np.abs(seen - want).max() < 5.0 * 2.0 * (2.0 / 500) ** 0.5
+    assert np.sqrt(np.mean((seen - want) ** 2)) < 1.3 * 2.0 / 500**0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n": 0}, "n=0, D=12"),
+        ({"D": 0}, "expected 1 or more of each"),
+        ({"start": -1}, "start=-1"),
+        ({"likelihood": "logit"}, "'logit' was given; expected one of gaussian, poisson, probit"),
+        ({"noise": -0.1}, "noise=-0.1"),
+        ({"offset": np.inf}, "offset=inf"),
+        ({"lengthscale": [1.0, 1.0, 1.0]}, "expected one positive number, or 2"),
+        ({"lengthscale": 0.0}, "lengthscale=0.0"),
+        ({"missing": 1.0}, "missing=1.0 was given"),
+    ],
+)
+def test_a_latent_table_refuses(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        datasets.make_latent(**{"n": 5, **wrong})
+
+
 def test_makers_refuse() -> None:
     for scale in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ValueError, match="expected a positive finite number"):
@@ -683,6 +793,18 @@ def test_text_tables_are_read() -> None:
     assert seen["ionosphere_X"].shape == (2, 34)
     with pytest.raises(ValueError, match=r"columns \['a', 'b'\], expected \['FL', 'RW'"):
         _parse_events.parse_crabs(b"a,b\n1,2\n")
+    names = ",".join(["name", *(f"p.{i}" for i in range(1000))])
+    lines = [",".join([who, *[str(k)] * 1000]) for who, k in (("Zoe B", 3), ("Ann A", 0))]
+    seen = _parse_events.parse_congress_counts("\n".join([names, *lines, ""]).encode())
+    assert (seen["name"].tolist(), seen["phrase"][7]) == (["Ann A", "Zoe B"], "p.7")
+    np.testing.assert_array_equal(seen["Y"], np.repeat([[0], [3]], 1000, axis=1))
+    members = b"name,party,state,chamber,repshare,cs1\nZoe B,R,UT,H,0.75,1\nAnn A,D,VT,S,0.25,2\n"
+    seen = _parse_events.parse_congress_members(members)
+    assert [seen[k].tolist() for k in ("party", "state", "chamber", "repshare")] == [
+        ["D", "R"], ["VT", "UT"], ["S", "H"], [0.25, 0.75]
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(n, 1000\)"):
+        _parse_events.parse_congress_counts(b"name,a,b\nx,1,2\ny,3,4\n")
     with pytest.raises(ValueError, match=r"coal.csv has shape \(1, 2\), expected \(n, 1\)"):
         _parse_events.parse_coal(b"1851,1852\n")
 
@@ -950,6 +1072,8 @@ def test_file_of_an_installed_package(
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="'all' is unknown; choose one of train, valid, test"):
         datasets.fetch_oil_flow("all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="table='raw' is unknown; choose log or counts"):
+        datasets.fetch_pbmc("raw")  # type: ignore[arg-type]
     for rows in (0, 3001):
         with pytest.raises(ValueError, match=f"n_samples={rows}, expected 1 to 3000"):
             datasets.fetch_swiss_roll(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import io
 import sys
 import warnings
@@ -16,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 matplotlib = pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.collections import PathCollection  # noqa: E402
+from matplotlib.collections import EllipseCollection, PathCollection  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from gplvm_xp import GPLVM, LogGaussianCoxProcess, plot  # noqa: E402
@@ -149,6 +150,72 @@ def test_relevance_bars(wide: GPLVM) -> None:
     ax = drawn(plot.relevance(wide))
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], wide.relevance())
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent dimension", "relevance (largest = 1)")
+
+
+@pytest.fixture(scope="module")
+def uncertain(wide: GPLVM) -> GPLVM:
+    """The exact model with what a Bayesian one has beside it."""
+    model = copy.copy(wide)
+    model.embedding_variance_ = np.random.default_rng(0).uniform(0.001, 0.1, (40, 4))
+    model.relevance_ = np.array([0.002, 4.0, 1.0, 0.0])
+    model.n_active_ = 2
+    return model
+
+
+def ellipses(ax: Axes) -> list[EllipseCollection]:
+    return [c for c in ax.collections if isinstance(c, EllipseCollection)]
+
+
+def test_relevance_tells_dimensions_that_are_off(uncertain: GPLVM) -> None:
+    ax = drawn(plot.relevance(uncertain))
+    heights = {round(bar.get_x() + 0.35): bar.get_height() for bar in ax.patches}
+    assert heights == {1: 0.0005, 2: 1.0, 3: 0.25, 4: 0.0}
+    colours = {round(bar.get_x() + 0.35): bar.get_facecolor() for bar in ax.patches}
+    assert colours[2] == colours[3] != colours[1] == colours[4]
+    assert legend_texts(ax) == ["on", "off"]
+    assert "2 of 4 latent dimensions on" in ax.get_title()
+    everything = copy.copy(uncertain)
+    everything.n_active_ = 4
+    assert legend_texts(plot.relevance(everything)) == ["on"]
+    everything.relevance_ = np.zeros(4)
+    drawn(plot.relevance(everything))
+
+
+def test_the_most_relevant_dimensions_are_shown(uncertain: GPLVM, wide: GPLVM) -> None:
+    ax = plot.latent(uncertain, resolution=8)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent dimension 2", "latent dimension 3")
+    best = sorted(np.argsort(-wide.relevance())[:2] + 1)
+    ax = plot.latent(wide, uncertainty=False)
+    assert [ax.get_xlabel()[-1], ax.get_ylabel()[-1]] == [str(a) for a in best]
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(40) % 3, np.linspace(0.0, 1.0, 40)])
+def test_uncertain_latents_have_ellipses_of_one_standard_deviation(
+    uncertain: GPLVM, labels: np.ndarray | None
+) -> None:
+    ax = drawn(plot.latent(uncertain, labels, resolution=8))
+    sd = np.sqrt(uncertain.embedding_variance_[:, 1:3])
+    found = {}
+    for group in ellipses(ax):
+        half = np.diagonal(group.get_transforms(), axis1=1, axis2=2)[:, :2]
+        found |= {tuple(at): axes for at, axes in zip(group.get_offsets(), half, strict=True)}
+    assert len(ellipses(ax)) == (3 if labels is not None and labels.max() == 2 else 1)
+    for place, half in zip(uncertain.embedding_[:, 1:3], sd, strict=True):
+        np.testing.assert_allclose(found[tuple(place)], half)
+    # In the colour of their points.
+    for group, dots in zip(ellipses(ax), scatters(ax), strict=True):
+        if labels is None or labels.max() == 2:
+            np.testing.assert_array_equal(group.get_facecolor()[0][:3], dots.get_facecolor()[0][:3])
+    assert not ellipses(plot.latent(uncertain, spread=False, resolution=8))
+
+
+def test_an_overview_has_the_map_and_the_bars(uncertain: GPLVM) -> None:
+    ax = drawn(plot.overview(uncertain, np.arange(40) % 3, resolution=8))
+    left, right = (a for a in ax.figure.axes if a.get_subplotspec())
+    assert left is ax
+    assert len(ellipses(left)) == 3
+    assert right.get_xlabel() == "latent dimension"
+    assert len(right.patches) == 4
 
 
 def test_loss_curve(model: GPLVM) -> None:

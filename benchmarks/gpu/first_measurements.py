@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.gpu.linear_algebra import LOWER, UPPER, factors, inverses
 from benchmarks.gpu.machine import Machine, Row, guarded, row
+from benchmarks.gpu.psi import every_psi_kernel, psi_statistics
 from benchmarks.gpu.variational import (
     every_sparse_product,
     gather_scatter,
@@ -243,6 +244,7 @@ def every_kernel(m: Machine) -> None:
     code.theta_jacobian(theta, X, Z)
     m.b.to_host(m.b.complete(K))
     every_sparse_product(m)
+    every_psi_kernel(m)
 
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -257,6 +259,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "rate-maps": rate_maps,
     "gather-scatter": gather_scatter,
     "hessian-products": hessian_products,
+    "psi-statistics": psi_statistics,
     "emulated-double": emulated_double,
     "races": races,
 }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gplvm_xp._arguments import DATASETS, KERNELS
+from gplvm_xp._arguments import DATASETS
 from gplvm_xp.cli import _shared as shared
 from gplvm_xp.cli._shared import DONE, UsageError
 
@@ -28,22 +27,9 @@ def embed(args: argparse.Namespace) -> int:
     shared.check_output(prefix, suffixes, args.input)
     import numpy as np
 
-    from gplvm_xp.estimators import GPLVM
+    from gplvm_xp.cli._models import estimator
 
-    model = GPLVM(
-        n_components=args.components,
-        kernel=_kernel(args.kernel, table.values),
-        init=args.init,
-        scale=args.scale,
-        max_iter=args.max_iter,
-        tol=args.tol,
-        n_restarts=args.restarts,
-        time_limit=args.time_limit,
-        progress=not args.quiet,
-        backend=args.backend,
-        dtype=args.dtype,
-        random_state=args.seed,
-    )
+    model = estimator(args, table.values)
     begin = time.perf_counter()
     with shared.notes():
         model.fit(table.values)
@@ -52,7 +38,7 @@ def embed(args: argparse.Namespace) -> int:
         model.feature_names_in_ = np.asarray(table.columns, dtype=object)
     written = [shared.with_suffix(prefix, ".npz"), shared.with_suffix(prefix, ".csv")]
     model.save(written[0])
-    _write_csv(written[1], table, {"latent": model.embedding_})
+    _write_csv(written[1], table, _latents(model))
     if not args.no_plot:
         picture = shared.with_suffix(prefix, ".png")
         if _draw(model, table, picture):
@@ -64,8 +50,6 @@ def embed(args: argparse.Namespace) -> int:
 
 def transform(args: argparse.Namespace) -> int:
     """Latents of more rows under a saved model."""
-    import numpy as np
-
     from gplvm_xp.io import load
 
     try:
@@ -80,16 +64,35 @@ def transform(args: argparse.Namespace) -> int:
     rows = _matched(table, model, args.input)
     begin = time.perf_counter()
     with shared.notes():
-        latents, covariance = model.transform(rows, return_cov=True)
-    sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        latents, sd = _placed(model, rows)
     path = shared.with_suffix(prefix, ".csv")
-    _write_csv(path, table, {"latent": latents, "sd": sd})
+    _write_csv(path, table, {"latent": latents, "latent_sd": sd})
     if not args.quiet:
         print(f"rows       {rows.shape[0]} x {rows.shape[1]} columns, from {name}")
         print(f"model      {args.model}: {model.embedding_.shape[0]} training rows")
         print(f"time       {time.perf_counter() - begin:.1f} s")
         print(f"written    {path}")
     return DONE
+
+
+def _latents(model: Any) -> dict[str, np.ndarray]:
+    """The columns of a fit: latents, and their standard deviations where they have any."""
+    import numpy as np
+
+    variance = getattr(model, "embedding_variance_", None)
+    spread = {} if variance is None else {"latent_sd": np.sqrt(variance)}
+    return {"latent": model.embedding_, **spread}
+
+
+def _placed(model: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of new rows and their standard deviations."""
+    import numpy as np
+
+    if hasattr(model, "inducing_inputs_"):
+        latents, variance = model.transform(rows, return_var=True)
+        return latents, np.sqrt(variance)
+    latents, covariance = model.transform(rows, return_cov=True)
+    return latents, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
 
 
 # -- input ---------------------------------------------------------------------------------------
@@ -126,7 +129,8 @@ def _bundled(name: str, rows: int | None) -> Table:
     from gplvm_xp import datasets
     from gplvm_xp._tables import Table
 
-    data = getattr(datasets, DATASETS[name])()
+    loader, options = DATASETS[name]
+    data = getattr(datasets, loader)(**options)
     labels = None
     if data.labels is not None:
         labels = np.asarray(data.label_names)[data.labels][:rows]
@@ -148,29 +152,6 @@ def _matched(table: Table, model: Any, path: str) -> np.ndarray:
             "--no-header to go by their order"
         )
     return np.ascontiguousarray(table.values[:, [table.columns.index(n) for n in names]])
-
-
-def _kernel(text: str, values: np.ndarray) -> Any:
-    """A sum of kernels by their words, each with an equal share of the data's variance."""
-    import numpy as np
-
-    from gplvm_xp import kernels
-
-    words = text.split("+")
-    unknown = [word for word in words if word not in KERNELS]
-    if unknown:
-        raise UsageError(
-            f"--kernel {text} has {unknown[0]!r}; expected one of {', '.join(KERNELS)}, or "
-            "several joined by + (for example rbf+linear+bias)"
-        )
-    if words == ["rbf"]:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        variance = float(np.nanmean((values - np.nanmean(values, axis=0)) ** 2))
-    share = variance / len(words) if np.isfinite(variance) and variance > 0 else 1.0
-    parts = [getattr(kernels, KERNELS[word])(variance=share) for word in words]
-    return parts[0] if len(parts) == 1 else kernels.Sum.of(*parts)
 
 
 # -- output --------------------------------------------------------------------------------------
@@ -209,29 +190,43 @@ def _draw(model: Any, table: Table, path: Path) -> bool:
         except ValueError:
             shared.say(f"note: more than {_FEW_CLASSES} classes: the picture is not coloured")
             labels = None
-    dims = (0, 1)
-    if model.embedding_.shape[1] > 2:
-        dims = tuple(sorted(np.argsort(-model.relevance(), kind="stable")[:2].tolist()))
-    return shared.picture(path, lambda: plot.latent(model, labels, dims=dims).figure)
+    # Without uncertainty no dimension is switched off, and with one there is nothing to compare.
+    uncertain = getattr(model, "embedding_variance_", None) is not None
+    draw = plot.overview if uncertain and model.embedding_.shape[1] > 1 else plot.latent
+    return shared.picture(path, lambda: draw(model, labels).figure)
 
 
 def _summary(model: Any, table: Table, name: str, seconds: float, written: list[Path]) -> None:
     import numpy as np
 
     n, D = table.values.shape
+    q = model.embedding_.shape[1]
     gaps = int(np.isnan(table.values).sum())
-    relevance = ", ".join(f"{r:.2g}" for r in model.relevance())
-    kernel = ", ".join(
-        f"{block.name} " + " ".join(f"{v:.4g}" for v in block.value.ravel())
-        for block in model.kernel_.blocks()
-    )
+    learned = getattr(model, "relevance_", None)
+    values = model.relevance() if learned is None else learned
+    relevance = ", ".join(f"{r:.2g}" for r in values)
     lines = [
         ("data", f"{name}: {n} rows x {D} columns" + (f", {gaps} values missing" * bool(gaps))),
-        ("latents", f"q = {model.embedding_.shape[1]}, relevance {relevance}"),
-        ("kernel", kernel),
+        ("latents", f"q = {q}, relevance {relevance}"),
+    ]
+    if hasattr(model, "inducing_inputs_"):
+        lines += [
+            ("active", f"{model.n_active_} of {q} latent dimensions"),
+            ("inducing", f"{model.inducing_inputs_.shape[0]} inputs"),
+        ]
+        value = ("lower bound", f"{model.lower_bound_:.6g} nats")
+    else:
+        value = ("log-likelihood", f"{model.log_likelihood_:.6g} nats")
+    likelihood = getattr(model, "likelihood_", None)
+    if likelihood is None:
+        noise = ("noise", f"standard deviation {model.noise_variance_**0.5:.4g}")
+    else:
+        noise = ("likelihood", f"{likelihood.name} {_numbers(likelihood)}".rstrip())
+    lines += [
+        ("kernel", _numbers(model.kernel_)),
         ("fit", f"{model.status_}, {model.n_iter_} steps in {seconds:.1f} s"),
-        ("log-likelihood", f"{model.log_likelihood_:.6g} nats"),
-        ("noise", f"standard deviation {model.noise_variance_**0.5:.4g}"),
+        value,
+        noise,
     ]
     lines += [("input", note) for note in table.notes]
     if table.labels is not None:
@@ -241,7 +236,16 @@ def _summary(model: Any, table: Table, name: str, seconds: float, written: list[
         print(f"{title:<16}{text}")
 
 
+def _numbers(part: Any) -> str:
+    """The learned numbers of a kernel or a likelihood."""
+    return ", ".join(
+        f"{block.name} " + " ".join(f"{v:.4g}" for v in block.value.ravel())
+        for block in part.blocks()
+    )
+
+
 def _neighbours(model: Any, table: Table) -> str:
+    """Label errors of the latents, beside those of as many principal components."""
     import numpy as np
 
     from gplvm_xp import init
@@ -251,12 +255,20 @@ def _neighbours(model: Any, table: Table) -> str:
     seen = labels != ""
     if np.unique(labels[seen]).size < 2 or np.unique(labels[seen]).size > labels.size // 2:
         return f"not counted: {np.unique(labels[seen]).size} classes in {labels.size} rows"
-    q = model.embedding_.shape[1]
-    centred = (table.values - model.mean_) / model.scale_
+    counts = getattr(model, "likelihood_", None) is not None
+    values = np.log1p(table.values) if counts else table.values / model.scale_
+    centred = values - np.nanmean(values, axis=0)
+    latents, q, text = model.embedding_, model.embedding_.shape[1], ""
+    if getattr(model, "embedding_variance_", None) is not None:
+        # As far as the data moves along each dimension.
+        width = np.where(model.relevance_ > 0.0, np.std(latents, axis=0), 1.0)
+        latents = latents / width * np.sqrt(model.relevance_)
+        q, text = max(model.n_active_, 1), ", latents scaled by relevance"
     pca = init.latents("pca", centred, q, np.random.default_rng(0))
     before = nearest_neighbour_errors(pca[seen], labels[seen])
-    after = nearest_neighbour_errors(model.embedding_[seen], labels[seen])
-    return f"{after} of {int(seen.sum())} (PCA in as many dimensions: {before})"
+    after = nearest_neighbour_errors(latents[seen], labels[seen])
+    of = " of log(1 + count)" if counts else ""
+    return f"{after} of {int(seen.sum())}{text} (PCA{of} in {q} dimensions: {before})"
 
 
 __all__ = ["embed", "transform"]

@@ -5,7 +5,7 @@ loader                  table                             where it comes from
 ======================= ================================= =========================================
 ``load_digits``         1797 × 64, ten classes            bundled with scikit-learn
 ``fetch_oil_flow``      1000 × 12, three classes          public archive, 131 kB
-``fetch_pbmc``          700 × 765, ten classes            installed scanpy, or public file, 1.8 MB
+``fetch_pbmc``          700 × 765, also as counts          installed scanpy, or public file, 1.8 MB
 ``fetch_frey_faces``    1965 × 560                        public file, 1.1 MB
 ``fetch_vowels``        2700 × 24, nine classes           public file, 4.1 MB
 ``fetch_swiss_roll``    1000 × 3                          public file, 0.8 MB
@@ -14,7 +14,9 @@ loader                  table                             where it comes from
 ``load_grid_cell``      90 050 positions, 2119 spikes     two public files, 0.6 MB
 ``load_grid_simulated`` 128 × 128 bins, rate known        public file, 0.5 MB
 ``load_grid_reference`` 88 × 128 bins, answer known       ``GPLVM_XP_DATA`` only
+``load_congress109``    529 × 1000 counts, three parties  two public files, 1.1 MB
 ``load_binary``         six tables of two classes         public files, under 0.1 MB each
+``make_latent``         any size, latents known           made here
 ``make_cox_1d``         events on a line                  made here
 ``make_grid_cells``     rate maps, any number             made here
 ======================= ================================= =========================================
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 from ._binary import load_binary
 from ._bundled import load_digits
+from ._counts import load_congress109
 from ._dataset import Dataset
 from ._events import (
     load_coal_mining,
@@ -37,6 +40,7 @@ from ._events import (
     load_grid_simulated,
     load_pines,
 )
+from ._latent import make_latent
 from ._public import (
     fetch_frey_faces,
     fetch_oil_flow,
@@ -55,6 +59,7 @@ __all__ = [
     "fetch_vowels",
     "load_binary",
     "load_coal_mining",
+    "load_congress109",
     "load_digits",
     "load_grid_cell",
     "load_grid_reference",
@@ -62,4 +67,5 @@ __all__ = [
     "load_pines",
     "make_cox_1d",
     "make_grid_cells",
+    "make_latent",
 ]

@@ -1,4 +1,4 @@
-"""Original files of events, rate maps and two-class tables -> arrays; one file at a time."""
+"""Original files of events, maps, two-class and count tables -> arrays; one file at a time."""
 
 from __future__ import annotations
 
@@ -122,6 +122,25 @@ def parse_banana_labels(content: bytes) -> dict[str, Table]:
     return {"banana400_y": y.astype(np.int8)}
 
 
+def parse_congress_counts(content: bytes) -> dict[str, Table]:
+    """``congress109.csv``: a name and 1000 counts in each line; rows in the order of the names."""
+    header, *rows = (row for row in csv.reader(StringIO(content.decode())) if row)
+    rows.sort(key=lambda row: row[0])
+    counts = np.array([row[1:] for row in rows], dtype=np.int16)
+    expect_columns("congress109.csv (without names)", counts, 1000)
+    return {"Y": counts, "phrase": np.array(header[1:]), "name": np.array([r[0] for r in rows])}
+
+
+def parse_congress_members(content: bytes) -> dict[str, Table]:
+    """``congress109members.csv``: who the members are; rows in the order of their names."""
+    words = ("party", "state", "chamber")
+    rows = sorted(_rows(content, ("name", *words, "repshare")), key=lambda row: row["name"])
+    return {
+        **{key: np.array([row[key] for row in rows]) for key in words},
+        "repshare": np.array([float(row["repshare"]) for row in rows]),
+    }
+
+
 def _rows(content: bytes, need: tuple[str, ...]) -> list[dict[str, str]]:
     """The columns ``need`` of comma-separated text with a header."""
     reader = csv.DictReader(StringIO(content.decode()))
@@ -149,6 +168,8 @@ __all__ = [
     "parse_banana_labels",
     "parse_binned",
     "parse_coal",
+    "parse_congress_counts",
+    "parse_congress_members",
     "parse_crabs",
     "parse_ionosphere",
     "parse_pines",

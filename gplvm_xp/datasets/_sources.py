@@ -245,6 +245,33 @@ BINARY = {
     ),
 }
 
+_CONGRESS = ("counts", "congress109.npz")
+_CONGRESS_SHA = "75a7a8a741f5e8d1f87ddb345b2a4ca02c4954cf24744624a4ff934ad78bd47a"
+_RFLVM = f"{_GITHUB}/gwgundersen/rflvm/5ac15101f2ab89dcb27eca3357f2454b0bd0146f/datasets"
+
+CONGRESS = (
+    Source(
+        *_CONGRESS,
+        _CONGRESS_SHA,
+        remote=Remote(
+            url=f"{_RFLVM}/congress109.csv",
+            filename="congress109.csv",
+            sha256="0f82e1f56cf9a5330079e26ee785e7d03def92d79c00069237333a24d09d52a1",
+        ),
+        parse=_parse_events.parse_congress_counts,
+    ),
+    Source(
+        *_CONGRESS,
+        _CONGRESS_SHA,
+        remote=Remote(
+            url=f"{_RFLVM}/congress109members.csv",
+            filename="congress109members.csv",
+            sha256="b685cc8a417310783825dbb1b41727dda32981e5229d344877e444f307b3b070",
+        ),
+        parse=_parse_events.parse_congress_members,
+    ),
+)
+
 # Rows of the training set, in the order of GPflow's file (sha256
 # 15a0e02f861bc1e03ca32ef75144befa3060ea299788bac2facf9125064bf8c3).
 OIL100_ROWS = (
@@ -259,6 +286,7 @@ OIL100_ROWS = (
 __all__ = [
     "BINARY",
     "COAL",
+    "CONGRESS",
     "FREY_FACES",
     "GRID_BINNED",
     "GRID_RECORDING",

@@ -200,7 +200,11 @@ class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _known(self, Y: np.ndarray) -> np.ndarray:
         """Which training row each row of a table equals, (N,), the first of several; −1: none."""
-        known = {row.tobytes(): i for i, row in reversed(list(enumerate(self.training_data_)))}
+        # Sums of bits, modulo 2⁶⁴, say which of very many rows need a look.
+        weights = np.random.default_rng(0).integers(1, 2**63, Y.shape[1], dtype=np.uint64)
+        old, new = (np.ascontiguousarray(a).view(np.uint64) for a in (self.training_data_, Y))
+        near = np.flatnonzero(np.isin(old @ weights, new @ weights))
+        known = {self.training_data_[i].tobytes(): i for i in near[::-1]}
         return np.array([known.get(row.tobytes(), -1) for row in Y], dtype=np.int64)
 
 

@@ -313,22 +313,27 @@ def check_held(priors: Mapping[str, Prior], held: frozenset[str]) -> None:
         )
 
 
-def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> None:
-    """Warn of a fit that ended early, and of a precision that can't carry its gradient."""
+def say_how_it_ended(
+    model: Any, found: Found, b: Backend, Y: np.ndarray, *, depth: int = 3
+) -> None:
+    """Warn of a fit that ended early, and of a precision that can't carry its gradient.
+
+    The warnings point ``depth`` calls up: where the user called ``fit``.
+    """
     result = found.result
     if result.status in ("interrupted", "time_limit", "failed"):
         warnings.warn(
             f"the fit ended early ({result.message}); the best state of {result.steps} steps is "
             "kept",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=depth,
         )
     elif result.status == "max_steps":
         warnings.warn(
             f"max_iter={model.max_iter} steps were taken and the largest gradient entry is "
             f"{result.grad_norm:.3g}; raise max_iter to go on",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=depth,
         )
     condition = float(np.nanvar(Y)) * Y.shape[0] / (found.noise + found.jitter)
     if b.eps * condition > 1e-3:
@@ -337,7 +342,7 @@ def say_how_it_ended(model: Any, found: Found, b: Backend, Y: np.ndarray) -> Non
             f"{model.dtype!r} resolves {1 / b.eps:.0e}: gradients are inaccurate; use "
             "dtype='float64' or a larger jitter",
             PrecisionWarning,
-            stacklevel=3,
+            stacklevel=depth,
         )
 
 

@@ -33,17 +33,17 @@ def modes(p: Posterior, prior: Prior | None, Y: np.ndarray) -> tuple[np.ndarray,
         z, value, settled = problem.solve()
         Z[part], f[part] = b.to_host(z), b.to_host(value)
         short += int(np.sum(~b.to_host(settled)))
-    _say_unsettled(short, Y.shape[0])
+    _say_unsettled(short, Y.shape[0], 6)
     return Z, f
 
 
-def _say_unsettled(short: int, rows: int) -> None:
+def _say_unsettled(short: int, rows: int, callers: int) -> None:
     if short:
         warnings.warn(
             f"the latents of {short} of {rows} rows have not settled at a mode of their "
             "density; they may be off",
             ConvergenceWarning,
-            stacklevel=5,
+            stacklevel=callers,
         )
 
 
@@ -116,7 +116,7 @@ def placed(
             value = rows.log_density(found.mean, found.variance) if density else found.value
         Z[part], values[part] = b.to_host(found.mean), b.to_host(value)
         short += int(np.sum(~b.to_host(found.settled)))
-    _say_unsettled(short, Y.shape[0])
+    _say_unsettled(short, Y.shape[0], 7)
     return Z, None if variance is None else S, values
 
 

@@ -5,7 +5,8 @@ A class that can be saved has three class attributes and may have a method:
 - ``_saved_arrays``: a :class:`SavedArray` by the name of each fitted array;
 - ``_saved_values``: a :class:`SavedValue` by the name of each fitted number or text, and among
   them ``n_features_in_``, the number of columns that feature names must have;
-- ``_saved_objects``: the base class by the name of each fitted kernel or likelihood;
+- ``_saved_objects``: the base class by the name of each fitted kernel or likelihood, or a union
+  with None where it may be absent;
 - ``_restored()``: called when a file was read and everything is in place; it raises ``ValueError``
   where the parts do not fit each other, which becomes the error about the file.
 """

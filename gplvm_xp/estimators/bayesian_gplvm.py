@@ -182,7 +182,10 @@ class BayesianGPLVM(FittedInducing):
         "status_": SavedValue(str),
         "n_features_in_": SavedValue(int),
     }
-    _saved_objects: ClassVar[dict[str, type]] = {"kernel_": Kernel, "likelihood_": Likelihood}
+    _saved_objects: ClassVar[dict[str, Any]] = {
+        "kernel_": Kernel,
+        "likelihood_": Likelihood | None,
+    }
 
     def __init__(
         self,

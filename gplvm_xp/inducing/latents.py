@@ -19,12 +19,12 @@ from gplvm_xp.inducing.expected import Expected, expected
 from gplvm_xp.inducing.nodes import nodes
 from gplvm_xp.inducing.search import Placed, starts
 from gplvm_xp.likelihoods.quadrature import log_sum
-from gplvm_xp.optim.modes import best_of
+from gplvm_xp.optim.modes import Modes, best_of
 
 # No variance of a latent is that far from 1; a trial step may be.
 _FARTHEST = 60.0
 # Steps from every start, after which only a row's best goes on.
-_FIRST_STEPS = 10
+_FIRST_STEPS = 5
 # Nodes of the average that is a row's density.
 DENSITY_NODES = 256
 
@@ -81,13 +81,14 @@ class NewLatents:
         return value - kl, gmu - mu, gS - 0.5 * (1.0 - 1.0 / S)
 
     def value_and_grad(self, x: Array, index: Array, unit: Array) -> tuple[Array, Array]:
-        """−F (c,) and its gradient in x = (μ/unit, ln S) (c, 2q); ``unit`` (q,).
+        """−F (c,) and its gradient in x = (μ/unit, ln S) (c, 2q); ``unit`` (N, q), of all rows.
 
-        Near the optimum −F has about the curvature 1/S in μ and ½ in ln S: with the square root
-        of a typical S as the unit, one step size suits all. Infinite where an S is beyond e^±60.
+        Near the optimum −F has about the curvature 1/S in μ and ½ in ln S: with the root of a
+        typical S as the unit, one step size suits all. Infinite where an S is beyond e^±60.
         """
         xp = self.posterior.backend.xp
-        q = unit.shape[0]
+        unit = xp.take(unit, index, axis=0)
+        q = unit.shape[1]
         log = x[:, q:]
         far = xp.abs(log) > _FARTHEST
         S = xp.exp(xp.where(far, 0.0, log))
@@ -114,26 +115,32 @@ class NewLatents:
 
         Notes
         -----
-        BFGS of 2q numbers for each row, all rows at once: ten steps from every start, the rest
+        BFGS of 2q numbers for each row, all rows at once: five steps from every start, the rest
         from the best of them. An evaluation costs what the psi statistics of the rows do.
         """
         b, xp = self.posterior.backend, self.posterior.backend.xp
-        unit, q = xp.sqrt(S), S.shape[0]
-        places = starts(self.posterior, anchors, unit, self.Y, self.seen, self.exposure)
-        wide = xp.broadcast_to(xp.log(S), places[0].shape)
-        begin = [xp.concat([x / unit, wide], axis=1) for x in places]
+        q, gtol = S.shape[0], 1e-3 if b.itemsize == 8 else 3e-2
+        places = starts(self.posterior, anchors, xp.sqrt(S), self.Y, self.seen, self.exposure)
+        S = xp.broadcast_to(S, places[0].shape)
 
-        def fun(x: Array, index: Array) -> tuple[Array, Array]:
-            return self.value_and_grad(x, index, unit)
+        def stage(means: list[Array], S: Array, steps: int) -> tuple[Array, Array, Modes]:
+            unit = xp.sqrt(S)
+            end = best_of(
+                lambda x, index: self.value_and_grad(x, index, unit),
+                [xp.concat([mu / unit, xp.log(S)], axis=1) for mu in means],
+                max_steps=steps,
+                gtol=gtol,
+            )
+            return unit * end.x[:, :q], xp.exp(end.x[:, q:]), end
 
-        gtol = 1e-3 if b.itemsize == 8 else 3e-2
-        first = best_of(fun, begin, max_steps=_FIRST_STEPS, gtol=gtol)
-        end = best_of(fun, [first.x], max_steps=max_steps, gtol=gtol)
+        # A row of few entries has larger variances: the second stage has units of its own.
+        mean, variance, _ = stage(places, S, _FIRST_STEPS)
+        mean, variance, end = stage([mean], variance, max_steps)
         some = xp.sum(self.seen, axis=1) > 0.0
         which = some[:, None]
         return Placed(
-            xp.where(which, unit * end.x[:, :q], 0.0),
-            xp.where(which, xp.exp(end.x[:, q:]), 1.0),
+            xp.where(which, mean, 0.0),
+            xp.where(which, variance, 1.0),
             xp.where(some, -end.value, 0.0),
             (end.grad_norm <= gtol) | ~some,
         )

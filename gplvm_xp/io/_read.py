@@ -66,7 +66,11 @@ def load(path: str | os.PathLike[str], *, kernels: Iterable[type] = ()) -> Any:
                 f"({__version__}) reads {', '.join(estimators())}. Load it with gplvm_xp "
                 f"{header['library_version']}, which wrote it"
             )
-        _require(header, dict.fromkeys(kind._saved_objects, dict), str(path))
+        forms = {
+            k: dict | None if isinstance(None, base) else dict
+            for k, base in kind._saved_objects.items()
+        }
+        _require(header, forms, str(path))
         model = kind(**_parameters(header, kind, archive, table))
         objects = _objects(header, kind, archive, table)
         arrays = checked_arrays(archive, kind._saved_arrays)
@@ -154,8 +158,8 @@ def _objects(header: dict[str, Any], kind: Any, archive: Archive, table: Any) ->
         out[key] = decode(header[key], archive.array, table, key)
         if not isinstance(out[key], base):
             raise ModelFileError(
-                f"{key} of {archive.path} is {out[key]!r}; expected a {base.__name__.lower()}. "
-                f"{AGAIN}"
+                f"{key} of {archive.path} is {out[key]!r}; expected a "
+                f"{getattr(base, '__name__', str(base)).lower()}. {AGAIN}"
             )
     return out
 

@@ -21,7 +21,7 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.collapsed import Totals, collapsed, optimum
 from gplvm_xp.objectives.exact import reduced
-from gplvm_xp.objectives.rows import Rows, backward, forward
+from gplvm_xp.objectives.rows import CHUNK_BYTES, ROWS_BYTES, Rows, backward, forward
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
@@ -131,6 +131,8 @@ class InducingObjective(ABC):
     ------
     ValueError
         If a prior or a held name is not the name of a parameter.
+    NotEnoughMemoryError
+        If an evaluation does not fit, see :meth:`memory`; nothing is allocated then.
     """
 
     kernel: Kernel
@@ -162,6 +164,27 @@ class InducingObjective(ABC):
                 raise ValueError(f"{label} names {unknown}; the parameters are {names}")
         free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
         object.__setattr__(self, "layout", Layout(free))
+        r = self.data.totals.outputs.size
+        self.backend.require_memory(
+            self.memory(),
+            f"the bound of {self.mu.shape[0]} rows with {self.Z.shape[0]} inducing inputs and "
+            f"{r} group(s) of columns that share their observed rows",
+            "use a smaller n_inducing, dtype='float32' (half of it), minibatches, or a machine "
+            "with more memory",
+        )
+
+    def memory(self) -> int:
+        """Bytes that an evaluation takes beside the data, about and rather too many.
+
+        The latents, their gradients and copies (n, q), M × M matrices of each group, and the
+        temporaries of a chunk of rows.
+        """
+        (n, q), M = self.mu.shape, self.Z.shape[0]
+        r, D = self.data.totals.outputs.size, self.data.Y.shape[1]
+        size = self.backend.itemsize
+        held = size * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
+        chunk = min(CHUNK_BYTES, size * n * M * M) + 8 * min(ROWS_BYTES, size * n * max(M, D))
+        return held + chunk
 
     @property
     def backend(self) -> Backend:

@@ -31,7 +31,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.objectives.bayesian import Bound, InducingObjective, Values, inducing_gram
 from gplvm_xp.objectives.collapsed import _SLACK, _back, _grouped, _ungrouped
-from gplvm_xp.objectives.rows import _added, chunks
+from gplvm_xp.objectives.rows import ROWS_BYTES, _added, chunks
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,22 @@ class FITCObjective(InducingObjective):
 
         def one(where: slice) -> tuple[Array, ...]:
             X, Y, W = v.mu[where, :], data.Y[where, :], _part(data.W, where)
-            At = b.solve_triangular(lower, xp.matrix_transpose(self.kernel.gram(v.theta, X, v.Z)))
-            own, explained = self.kernel.diag(v.theta, X), xp.sum(At * At, axis=0)
+            A = _whitened(lower, self.kernel.gram(v.theta, X, v.Z))
+            own, explained = self.kernel.diag(v.theta, X), xp.sum(A * A, axis=1)
             spread, _ = _spread(own - explained, v.noise)
-            root = At / xp.sqrt(spread)
-            parts = [root] if W is None else [root * W[:, k] for k in range(W.shape[1])]
-            logs = xp.log(spread)
+            root = A / xp.sqrt(spread)[:, None]
+            parts = [root] if W is None else [root * W[:, k][:, None] for k in range(W.shape[1])]
+            logs, light = xp.log(spread), Y / spread[:, None]
             return (
-                xp.stack([part @ xp.matrix_transpose(part) for part in parts]),
-                (At / spread) @ Y,
+                xp.stack([xp.matrix_transpose(part) @ part for part in parts]),
+                xp.matrix_transpose(A) @ light,
                 xp.sum(logs, keepdims=True) if W is None else logs @ W,
-                xp.sum(Y * Y / spread[:, None]),
+                xp.sum(Y * light),
                 xp.sum(own),
                 xp.sum(explained),
             )
 
-        C, right, logs, squares, own, explained = _added(b, one, _chunks(b, v.mu, data.Y, v.Z))
+        C, right, logs, squares, own, explained = _added(b, one, _parts(b, v.mu, data.Y, v.Z))
         LB, fine = b.factor(C + b.eye(K.shape[0]))
         c = b.solve_factor(LB, _grouped(b, right, data.totals))
         ok = ok & xp.all(fine) & (explained <= (1.0 + _SLACK) * own)
@@ -118,41 +118,38 @@ class FITCObjective(InducingObjective):
         b, data = self.backend, self.data
         xp = b.xp
         gmu = b.empty(v.mu.shape)
-        inverse = b.inverse_factor(f.LB)
+        half = b.inverse_factor(f.LB)
+        inverse = xp.matrix_transpose(half) @ half
         outputs = b.asarray(data.totals.outputs)
+        back = xp.matrix_transpose(mean)
         place = xp.asarray(data.totals.which, dtype=xp.int64, device=b.device)
 
         def one(where: slice) -> tuple[Array, ...]:
             X, Y, W = v.mu[where, :], data.Y[where, :], _part(data.W, where)
             K, pull = self.kernel.gram_pullback(v.theta, X, v.Z)
             own, diag_pull = self.kernel.diag_pullback(v.theta, X)
-            At = b.solve_triangular(f.lower, xp.matrix_transpose(K))
-            spread, inside = _spread(own - xp.sum(At * At, axis=0), v.noise)
-            rest = Y - xp.matrix_transpose(At) @ mean
+            A = _whitened(f.lower, K)
+            spread, inside = _spread(own - xp.sum(A * A, axis=1), v.noise)
+            rest = Y - A @ mean
             counts = xp.broadcast_to(outputs, (X.shape[0], outputs.shape[0]))
             if W is not None:
                 rest, counts = rest * xp.take(W, place, axis=1), counts * W
-            gamma, gAt = xp.sum(rest * rest, axis=1), mean @ xp.matrix_transpose(rest)
+            gamma, gA = xp.sum(rest * rest, axis=1), rest @ back
             for k in range(outputs.shape[0]):
-                half = inverse[k, ...] @ At
-                h = xp.sum(half * half, axis=0)
-                gamma = gamma - counts[:, k] * (spread - h)
-                gAt = gAt - counts[:, k] * (xp.matrix_transpose(inverse[k, ...]) @ half)
+                near = A @ inverse[k, ...]
+                gamma = gamma - counts[:, k] * (spread - xp.sum(A * near, axis=1))
+                gA = gA - counts[:, k][:, None] * near
             gamma = 0.5 * gamma / spread**2
             seen = gamma * inside
-            gAt = gAt / spread - 2.0 * seen * At
-            gK = xp.matrix_transpose(b.solve_triangular(f.lower, gAt, trans=True))
-            gtheta, gX, gZ = pull(gK)
+            weighted = seen[:, None] * A
+            gA = gA / spread[:, None] - 2.0 * weighted
+            gK = b.solve_triangular(f.lower, xp.matrix_transpose(gA), trans=True)
+            gtheta, gX, gZ = pull(xp.matrix_transpose(gK))
             gtheta_own, gX_own = diag_pull(seen)
             gmu[where, :] = gX + gX_own
-            return (
-                gtheta + gtheta_own,
-                gZ,
-                xp.sum(gamma),
-                (seen * At) @ xp.matrix_transpose(At),
-            )
+            return gtheta + gtheta_own, gZ, xp.sum(gamma), xp.matrix_transpose(A) @ weighted
 
-        return (*_added(b, one, _chunks(b, v.mu, data.Y, v.Z)), gmu)
+        return (*_added(b, one, _parts(b, v.mu, data.Y, v.Z)), gmu)
 
 
 class _Factors(NamedTuple):
@@ -163,6 +160,12 @@ class _Factors(NamedTuple):
     c: Array  # (r, M, w), zero columns where a group has fewer than w outputs
     logs: Array  # Σ W ln Λ (r,)
     squares: Array  # Σ ‖y_n‖²/Λ_n
+
+
+def _whitened(lower: Array, K: Array) -> Array:
+    """K L⁻ᵀ (n, M)."""
+    b = backend.of(K)
+    return b.xp.matrix_transpose(b.solve_triangular(lower, b.xp.matrix_transpose(K)))
 
 
 def _spread(rest: Array, noise: Array) -> tuple[Array, Array]:
@@ -176,10 +179,8 @@ def _part(W: Array | None, where: slice) -> Array | None:
     return None if W is None else W[where, :]
 
 
-def _chunks(b: Backend, X: Array, Y: Array, Z: Array) -> list[slice]:
-    """Ranges of rows as in the other objectives, or shorter where there are many outputs."""
-    M, D = Z.shape[0], Y.shape[1]
-    return chunks(b, X.shape[0], max(M, math.isqrt(16 * M + 6 * D)))
+def _parts(b: Backend, X: Array, Y: Array, Z: Array) -> list[slice]:
+    return chunks(X.shape[0], ROWS_BYTES // (b.itemsize * max(Z.shape[0], Y.shape[1])))
 
 
 __all__ = ["FITCObjective"]

@@ -36,7 +36,6 @@ from gplvm_xp.objectives.collapsed import (
 )
 from gplvm_xp.objectives.rows import Rows, Sums, backward, forward
 
-
 # How far one step may move an output, in units of its function: a factor e for a log rate.
 REACH = 1.0
 
@@ -178,6 +177,7 @@ def gaussian_bound(
     """
     b = backend.of(theta)
     xp = b.xp
+    S: Array = rows.S
     K, pull = inducing_gram(kernel, theta, Z, jitter)
     lower, ok = b.factor(K)
     sums = forward(kernel, theta, Z, rows)
@@ -202,13 +202,13 @@ def gaussian_bound(
     gtheta, gZ = pull(gram_cotangent(b, lower, inner))
     g = backward(kernel, theta, Z, rows, cotangents)
     return BatchBound(
-        value - inducing_kl(b, q, D) - scale * kl(rows.mu, rows.S),
+        value - inducing_kl(b, q, D) - scale * kl(rows.mu, S),
         ok & xp.all(trace <= (1.0 + _SLACK) * sums.psi0),
         g.theta + gtheta,
         xp.reshape(-0.5 * scale * beta * (entries - beta * error), (1,)),
         g.Z + gZ,
         g.mu - scale * rows.mu,
-        g.S - 0.5 * scale * (1.0 - 1.0 / rows.S),
+        g.S - 0.5 * scale * (1.0 - 1.0 / S),
         weight * (A - _ungrouped(b, Cm, totals)) - q.mean,
         b.eye(Z.shape[0]) + weight * C,
     )

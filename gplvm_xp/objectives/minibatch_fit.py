@@ -11,122 +11,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from gplvm_xp._typing import Array
-from gplvm_xp.kernels import Kernel
-from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.objectives.minibatch import Whitened, inverse_factor, natural_step
+from gplvm_xp.objectives.minibatch_state import MinibatchResult, MinibatchState, MinibatchStatus
 from gplvm_xp.objectives.stochastic import MinibatchObjective
 from gplvm_xp.optim.adam import averaged
-
-MinibatchStatus: TypeAlias = Literal["finished", "stopped", "interrupted", "time_limit", "failed"]
-
-
-@dataclass(frozen=True)
-class MinibatchState:
-    """All that a search needs to go on: host arrays and numbers.
-
-    Attributes
-    ----------
-    shared : ndarray (3, size)
-        Unconstrained parameters in the order of the objective's layout, and Adam's two averages.
-    rows : ndarray (n, 6 q + 1)
-        Of each row μ, ln S, the averages of their gradients, those of the squares, and its visits.
-    mean, precision : ndarray (M, D), (r, M, M)
-        q(U), whitened: its mean, and Λ_k, the inverses of its covariances.
-    steps, moves : int
-        Steps taken; those of them that moved the shared parameters.
-    epoch, place : int
-        Pass over the data, and the batch in it that comes next.
-    slowdown : float
-        Factor of all step lengths, halved with each step that had to be undone.
-    """
-
-    shared: np.ndarray
-    rows: np.ndarray
-    mean: np.ndarray
-    precision: np.ndarray
-    steps: int = 0
-    moves: int = 0
-    epoch: int = 0
-    place: int = 0
-    slowdown: float = 1.0
-
-    @classmethod
-    def begin(cls, objective: MinibatchObjective, mu: np.ndarray, S: np.ndarray) -> MinibatchState:
-        """The start: q(U) its prior, parameters and Z as in the objective, latents as given.
-
-        Parameters
-        ----------
-        mu, S : ndarray (n, q)
-            Latent means and variances, S > 0.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit the objective, or S is not positive.
-        """
-        (n, D), (M, q) = objective.shape, objective.inducing.shape
-        if mu.shape != (n, q) or S.shape != (n, q):
-            raise ValueError(
-                f"mu has shape {mu.shape} and S {S.shape}; expected {(n, q)} for both, to go with "
-                "Y and the inducing inputs"
-            )
-        if not (np.all(np.isfinite(mu)) and np.all(np.isfinite(S)) and np.all(S > 0.0)):
-            raise ValueError("mu or S is not finite, or S not positive; expected S > 0")
-        x = objective.layout.start()
-        rows = np.concatenate([mu, np.log(S), np.zeros((n, 4 * q + 1))], axis=1)
-        precision = np.broadcast_to(np.eye(M), (objective.totals.outputs.size, M, M))
-        shared = np.stack([x, np.zeros_like(x), np.zeros_like(x)])
-        return cls(shared, rows, np.zeros((M, D)), precision.copy())
-
-
-@dataclass(frozen=True)
-class MinibatchResult:
-    """The end of a minibatch search.
-
-    Attributes
-    ----------
-    kernel : Kernel
-        With the values found.
-    likelihood : Likelihood
-        With the values found.
-    Z : array (M, q)
-    mu, S : ndarray (n, q)
-        On the host.
-    mean, factor : array (M, D), (r, M, M)
-        q(U), whitened: u_d = L_u (mean_d + factor_k ε), ε ~ N(0, I).
-    which : ndarray (D,)
-    offset : ndarray (D,)
-        Prior mean of each function (for Gaussian noise, what was subtracted).
-    curve : ndarray (steps,)
-        The batches' own unbiased estimates of the bound, nats, before each step.
-    steps, undone : int
-        Steps taken in this call; those that were undone because what followed was not finite.
-    status, message : str
-    state : MinibatchState
-        To go on from here.
-    """
-
-    kernel: Kernel
-    likelihood: Likelihood
-    Z: Array
-    mu: np.ndarray
-    S: np.ndarray
-    mean: Array
-    factor: Array
-    which: np.ndarray
-    offset: np.ndarray
-    curve: np.ndarray
-    steps: int
-    undone: int
-    status: MinibatchStatus
-    message: str
-    state: MinibatchState
 
 
 class _Live(NamedTuple):
@@ -145,13 +38,14 @@ class _Live(NamedTuple):
 def default_rate(objective: MinibatchObjective, batch_size: int) -> Callable[[int], float]:
     """ρ of each step: 1 at first for Gaussian noise, else 0.1 and rising, then falling slowly.
 
-    It never falls below the batch's share of the rows, so that q(U), which follows the other
-    parameters, forgets what is older than an epoch.
+    It never falls below 0.1, nor below the batch's share of the rows (half at most where latents
+    are sampled): q(U) follows the other parameters, and must forget what is older than an epoch.
     """
-    least = min(1.0, batch_size / objective.shape[0])
+    share = batch_size / objective.shape[0]
     if objective.gaussian:
-        return lambda step: max(least, (1.0 + 0.1 * step) ** -0.7)
-    return lambda step: max(min(least, 0.5), min(0.1 + 0.04 * step, (1.0 + 0.1 * step) ** -0.7))
+        return lambda step: max(0.1, share, (1.0 + 0.1 * step) ** -0.7)
+    least = max(0.1, min(share, 0.5))
+    return lambda step: max(least, min(0.1 + 0.04 * step, (1.0 + 0.1 * step) ** -0.7))
 
 
 def fit_minibatch(
@@ -161,7 +55,7 @@ def fit_minibatch(
     batch_size: int,
     epochs: int = 100,
     learning_rate: float = 0.05,
-    row_learning_rate: float = 0.1,
+    row_learning_rate: float = 0.2,
     decay: bool = True,
     rate: Callable[[int], float] | None = None,
     warmup: int | None = None,
@@ -248,23 +142,65 @@ def fit_minibatch(
                 status, message = "time_limit", f"time_limit={time_limit:g} s reached"
                 break
             estimate = search.step()
-            if search.failures > (0 if not search.curve else max_failures):
-                status, message = "failed", (
-                    "the bound can't be evaluated at the start; start from other parameters"
-                    if not search.curve
-                    else f"{search.failures} steps led to bounds that are not finite; start with "
-                    "smaller rates"
-                )
+            if search.failures and not search.curve:
+                status = "failed"
+                message = "the bound can't be evaluated at the start; start from other parameters"
                 break
-            if callback is not None and estimate is not None:
-                if callback(search.live.steps, estimate):
-                    status, message = "stopped", "stopped by the callback"
-                    break
+            if search.failures > max_failures:
+                status = "failed"
+                message = f"{search.failures} steps led to no finite bound; lower the rates"
+                break
+            if callback is None or estimate is None:
+                continue
+            if callback(search.live.steps, estimate):
+                status, message = "stopped", "stopped by the callback"
+                break
     except KeyboardInterrupt:
         status, message = "interrupted", "interrupted by the keyboard; the last state is kept"
     if search.failures and status != "failed":
         message += f"; {search.failures} steps were undone, further ones shortened"
     return search.result(status, message)
+
+
+def lower_bound(
+    objective: MinibatchObjective, result: MinibatchResult, *, batch_size: int, seed: int = 0
+) -> float:
+    """The bound over all rows at the end of a search, in nats; one pass over Y.
+
+    Exact for Gaussian noise; for other likelihoods an unbiased estimate by ``objective.samples``
+    draws for each row.
+
+    Parameters
+    ----------
+    objective : MinibatchObjective
+    result : MinibatchResult
+        Of a search with that objective.
+    batch_size : int
+        Rows at a time.
+    seed : int
+        Of the draws.
+    """
+    b, q = objective.backend, objective.inducing.shape[1]
+    n = objective.shape[0]
+    x, posterior = b.asarray(result.state.shared[0]), Whitened(result.mean, result.factor)
+    parts = []
+    for start in range(0, n, batch_size):
+        index = np.arange(start, min(start + batch_size, n))
+        mu, S = b.asarray(result.mu[index, :]), b.asarray(result.S[index, :])
+        eps = _draws(objective, np.random.default_rng((seed, start)), index.size, q)
+        bound, _ = objective.evaluate(x, posterior, mu, S, index, eps)
+        parts.append((index.size / n) * bound.value)
+    return float(b.to_host(b.xp.sum(b.xp.stack(parts))))
+
+
+def _draws(
+    objective: MinibatchObjective, rng: np.random.Generator, rows: int, q: int
+) -> np.ndarray:
+    """ε (s, rows, q), in antithetic pairs; none where latents are not sampled."""
+    if objective.gaussian:
+        return np.zeros((0, rows, q))
+    half = rng.standard_normal(((objective.samples + 1) // 2, rows, q))
+    return np.concatenate([half, -half])[: objective.samples, ...]
 
 
 def _free(objective: MinibatchObjective, held: frozenset[str]) -> Array:
@@ -371,12 +307,8 @@ class _Search:
             parts = [np.sort(part) for part in np.array_split(order, self.batches)]
             self._order = (self.epoch, parts)
         index = self._order[1][self.place]
-        if self.objective.gaussian:
-            return index, np.zeros((0, index.size, q))
         rng = np.random.default_rng((self.seed, self.epoch, self.place))
-        s = self.objective.samples
-        half = rng.standard_normal(((s + 1) // 2, index.size, q))
-        return index, np.concatenate([half, -half])[:s, ...]
+        return index, _draws(self.objective, rng, index.size, q)
 
     def _advance(self) -> None:
         self.place += 1
@@ -433,10 +365,4 @@ class _Search:
         )
 
 
-__all__ = [
-    "MinibatchResult",
-    "MinibatchState",
-    "MinibatchStatus",
-    "default_rate",
-    "fit_minibatch",
-]
+__all__ = ["default_rate", "fit_minibatch", "lower_bound"]

@@ -4,7 +4,7 @@ Latents are q(x_n) = N(μ_n, diag S_n), or points where S is None; the sums are 
 statistics, which for points are products of K = k(X, Z). Everything adds over chunks and over
 shards of the rows: ψ0_k = Σ_n W_nk ψ0_n, C = Ψ1ᵀ Y, Ψ2_k = Σ_n W_nk Ψ2⁽ⁿ⁾ (Gal, van der Wilk &
 Rasmussen 2014; derivations/psi.md). A chunk's temporaries are O(chunk · M²); chunks run in
-threads where cores are free, and are added in their order, so that the bits depend on the data only.
+threads where cores are free and are added in order: the bits depend on the data only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.kernels.psi import Contracted, Psi, Statistics
 
-# What Ψ1 of a chunk may take: in the cache beside the statistics' own blocks; and where a device
-# streams the rows itself, so that launches are few.
-CHUNK_BYTES, DEVICE_CHUNK_BYTES = 2**20, 2**28
+# What the largest temporary of a chunk may take; and Ψ1 of one where the statistics cut the rows
+# into blocks of their own, or a device streams them, so that launches are few.
+CHUNK_BYTES, ROWS_BYTES, DEVICE_BYTES = 2**24, 2**20, 2**28
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,16 @@ def _psi(kernel: Kernel, rows: Rows) -> Psi:
     return PointPsi(kernel) if rows.S is None else kernel.psi()
 
 
-def chunks(b: Backend, rows: Rows, M: int) -> list[slice]:
-    """Ranges of the rows that are computed at once."""
+def chunks(n: int, step: int) -> list[slice]:
+    """Ranges of n rows, at most ``step`` each and of one size, so that the last is no crumb."""
+    step = -(-n // -(-n // max(step, 1))) if n else 1
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+def _parts(b: Backend, rows: Rows, M: int) -> list[slice]:
     n, q = rows.mu.shape
     streams = rows.S is not None and rows.W is None and b.fused_psi(q) is not None
-    step = max(1, (DEVICE_CHUNK_BYTES if streams else CHUNK_BYTES) // (b.itemsize * M))
-    # Of one size, so that the last is no crumb.
-    step = -(-n // -(-n // step)) if n else 1
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    return chunks(n, (DEVICE_BYTES if streams else ROWS_BYTES) // (b.itemsize * M))
 
 
 def forward(kernel: Kernel, theta: Array, Z: Array, rows: Rows) -> Sums:
@@ -170,7 +172,7 @@ def forward(kernel: Kernel, theta: Array, Z: Array, rows: Rows) -> Sums:
         psi0 = xp.sum(s.psi0, keepdims=True) if part.W is None else s.psi0 @ part.W
         return psi0, xp.matrix_transpose(s.psi1) @ part.Y, s.psi2
 
-    return Sums(*_added(b, one, chunks(b, rows, Z.shape[0])))
+    return Sums(*_added(b, one, _parts(b, rows, Z.shape[0])))
 
 
 def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> RowGradients:
@@ -203,7 +205,7 @@ def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> Row
             gS[where, :] = c.S
         return c.theta, c.Z
 
-    gtheta, gZ = _added(b, one, chunks(b, rows, Z.shape[0]))
+    gtheta, gZ = _added(b, one, _parts(b, rows, Z.shape[0]))
     return RowGradients(gtheta, gZ, gmu, gS)
 
 

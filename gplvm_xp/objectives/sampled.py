@@ -105,8 +105,8 @@ def sampled_bound(
     Returns
     -------
     BatchBound
-        Its gradients are those of the value, to the last bit of the draws; only ``precision``
-        leaves negative curvatures out.
+        The gradients are those of the value for these draws; only ``precision`` leaves negative
+        curvatures out.
 
     Notes
     -----
@@ -129,24 +129,26 @@ def sampled_bound(
     gA, gprior = xp.zeros_like(A), xp.zeros_like(prior)
     gmean: list[Array] = []
     curvatures: list[Array] = []
-    for groups, parts in _parts(b, totals, q.factor.shape, s * n):
-        TA = xp.matrix_transpose(q.factor[groups, ...]) @ A
-        v_all = prior + xp.sum(TA * TA, axis=1)
-        gv, curve = xp.zeros_like(v_all), xp.zeros_like(v_all)
-        for part in parts:
-            mean = xp.take(q.mean, _put(b, part.columns), axis=1)
-            v = xp.take(v_all, _put(b, part.local), axis=0)
-            t = _terms(likelihood, phi, _columns(b, entries, part.columns), A, mean, v, eps)
-            value, gphi = value + t.value, gphi + t.phi
-            gmean.append(A @ t.m)
-            gA = gA + mean @ xp.matrix_transpose(t.m)
-            member = b.asarray(np.equal.outer(np.arange(gv.shape[0]), part.local))
-            gv = gv + member @ xp.matrix_transpose(t.v)
-            concave = xp.where(t.v < 0.0, -2.0 * t.v, 0.0)
-            curve = curve + member @ xp.matrix_transpose(concave)
-        gA = gA + 2.0 * xp.sum(q.factor[groups, ...] @ (TA * gv[:, None, :]), axis=0)
-        gprior = gprior + xp.sum(gv, axis=0)
-        curvatures.append((A * curve[:, None, :]) @ xp.matrix_transpose(A))
+    # Many products of small matrices: the BLAS's own threads would wait for each other.
+    with b.calm(Z.shape[0]):
+        for groups, parts in _parts(b, totals, q.factor.shape, s * n):
+            TA = xp.matrix_transpose(q.factor[groups, ...]) @ A
+            v_all = prior + xp.sum(TA * TA, axis=1)
+            gv, curve = xp.zeros_like(v_all), xp.zeros_like(v_all)
+            for part in parts:
+                mean = xp.take(q.mean, _put(b, part.columns), axis=1)
+                v = xp.take(v_all, _put(b, part.local), axis=0)
+                t = _terms(likelihood, phi, _columns(b, entries, part.columns), A, mean, v, eps)
+                value, gphi = value + t.value, gphi + t.phi
+                gmean.append(A @ t.m)
+                gA = gA + mean @ xp.matrix_transpose(t.m)
+                member = b.asarray(np.equal.outer(np.arange(gv.shape[0]), part.local))
+                gv = gv + member @ xp.matrix_transpose(t.v)
+                concave = xp.where(t.v < 0.0, -2.0 * t.v, 0.0)
+                curve = curve + member @ xp.matrix_transpose(concave)
+            gA = gA + 2.0 * xp.sum(q.factor[groups, ...] @ (TA * gv[:, None, :]), axis=0)
+            gprior = gprior + xp.sum(gv, axis=0)
+            curvatures.append((A * curve[:, None, :]) @ xp.matrix_transpose(A))
     weight = scale / s
     gA = weight * (gA - 2.0 * A * gprior)
     D = b.asarray(totals.outputs)

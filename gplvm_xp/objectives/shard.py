@@ -18,7 +18,7 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.bayesian import kl
 from gplvm_xp.objectives.rows import Rows, Sums, backward, forward
-from gplvm_xp.optim.sharded import Slices, SliceState
+from gplvm_xp.optim.slices import Slices, SliceState
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 

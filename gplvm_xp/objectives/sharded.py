@@ -22,7 +22,8 @@ from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.bayesian import inducing_gram
 from gplvm_xp.objectives.collapsed import Totals, collapsed, optimum
 from gplvm_xp.objectives.rows import Sums
-from gplvm_xp.optim.sharded import Answer, Order, Parts, SliceState
+from gplvm_xp.optim.sharded import Answer, Parts
+from gplvm_xp.optim.slices import Order, SliceState
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
@@ -122,33 +123,32 @@ class ShardedBound(Parts):
     def evaluate(self, x: Array, order: Order) -> Answer:
         b = self.b
         xp = b.xp
+        natural, to_gradient = self.layout.unpack(x)
+        v = self._named(natural)
+        *sums, own, line = self.session.map_reduce("sums", v.theta, v.Z, *order)
         with one_blas_thread():
-            natural, to_gradient = self.layout.unpack(x)
-            v = self._named(natural)
-            *sums, own, line = self.session.map_reduce("sums", v.theta, v.Z, *order)
             K, pull = inducing_gram(self.start.kernel, v.theta, v.Z, self.jitter)
             rows = Sums(*(b.asarray(a) for a in sums))
             c = collapsed(b, K, v.noise, rows, self.totals, trace=self.trace)
-            total = c.value + b.asarray(own)[0]
-            slopes = {}
-            for name, prior in self.priors.items():
-                if name in natural:
-                    density, slopes[name] = prior.log_density(natural[name])
-                    total = total + density
-            f = xp.where(c.ok & xp.isfinite(total), -total, xp.full_like(total, xp.inf))
-            line = _host(b, line)
-            if not np.isfinite(b.to_host(f)):
-                # The workers need not know: a point without a value has no gradient.
-                return Answer(f, xp.zeros_like(x), line, np.zeros(0), np.inf)
-            *shared, products, largest = self.session.map_reduce("gradients", *c.sums)
             gtheta, gZ = pull(c.K)
-            gradients = {"noise": c.noise, "Z": gZ + b.asarray(shared[1])}
-            gradients |= self._by_block(gtheta + b.asarray(shared[0]))
-            for name, slope in slopes.items():
-                gradients[name] = gradients[name] + slope
-            g = -to_gradient(gradients)
+        total = c.value + b.asarray(own)[0]
+        slopes = {}
+        for name, prior in self.priors.items():
+            if name in natural:
+                density, slopes[name] = prior.log_density(natural[name])
+                total = total + density
+        f = xp.where(c.ok & xp.isfinite(total), -total, xp.full_like(total, xp.inf))
+        line = _host(b, line)
+        if not np.isfinite(b.to_host(f)):
+            # The workers need not know: a point without a value has no gradient.
+            return Answer(f, xp.zeros_like(x), line, np.zeros(0), np.inf)
+        *shared, products, largest = self.session.map_reduce("gradients", *c.sums)
+        gradients = {"noise": c.noise, "Z": gZ + b.asarray(shared[1])}
+        gradients |= self._by_block(gtheta + b.asarray(shared[0]))
+        for name, slope in slopes.items():
+            gradients[name] = gradients[name] + slope
         norm = np.max(_host(b, largest))
-        return Answer(f, g, line, _host(b, products), norm)
+        return Answer(f, -to_gradient(gradients), line, _host(b, products), norm)
 
     def settle(self, order: Order) -> list[SliceState]:
         states = self.session.collect("settle", *order)
@@ -160,9 +160,9 @@ class ShardedBound(Parts):
     def optimal(self, at: Globals) -> tuple[Array, Array, Array]:
         """The optimal whitened q(u) at the workers' latents: mean (M, D), factor (r, M, M), ok."""
         b = self.b
+        theta, Z = b.asarray(at.kernel.theta()), b.asarray(at.Z)
+        sums = Sums(*(b.asarray(a) for a in self.session.map_reduce("totals", theta, Z)))
         with one_blas_thread():
-            theta, Z = b.asarray(at.kernel.theta()), b.asarray(at.Z)
-            sums = Sums(*(b.asarray(a) for a in self.session.map_reduce("totals", theta, Z)))
             K, _ = inducing_gram(at.kernel, theta, Z, self.jitter)
             return optimum(b, K, b.scalar(at.noise), sums, self.totals)
 

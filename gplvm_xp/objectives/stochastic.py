@@ -84,8 +84,7 @@ class MinibatchObjective:
 
     def __post_init__(self) -> None:
         n, D = self.shape
-        M, q = self.inducing.shape
-        self.kernel.check(q)
+        self.kernel.check(self.inducing.shape[1])
         own = self.likelihood.blocks()
         if self.gaussian:
             own = (Block(NOISE, own[0].init, fixed=own[0].fixed),)
@@ -220,7 +219,7 @@ class MinibatchObjective:
         return table
 
     def _exposure(self, index: np.ndarray) -> np.ndarray:
-        part = np.asarray(self.exposure)[index]
+        part: np.ndarray = np.asarray(self.exposure)[index]
         return part[:, None] if part.ndim == 1 else part
 
     def _gaussian_rows(

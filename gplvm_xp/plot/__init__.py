@@ -9,6 +9,7 @@ from __future__ import annotations
 from gplvm_xp.plot._fit import loss, relevance
 from gplvm_xp.plot._function import decision, function
 from gplvm_xp.plot._latent import latent
+from gplvm_xp.plot._overview import overview
 from gplvm_xp.plot._rate_map import rate_map
 
-__all__ = ["decision", "function", "latent", "loss", "rate_map", "relevance"]
+__all__ = ["decision", "function", "latent", "loss", "overview", "rate_map", "relevance"]

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gplvm_xp.plot._parts import COLOURS, axes, host, tidy
+from gplvm_xp.plot._parts import COLOURS, axes, host, relevances, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_OFF = "#b9b9b9"
+
 
 def relevance(model: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Bars of how much each latent dimension matters (``model.relevance()``, the largest 1).
+    """Bars of how much each latent dimension matters, the largest 1.
+
+    Where the model has switched dimensions off (``n_active_``, models with inducing inputs), those
+    that are on are coloured and the others are grey.
 
     Parameters
     ----------
-    model : GPLVM
-        Fitted.
+    model : estimator
+        Fitted, with ``relevance_`` or ``relevance()``.
     ax : matplotlib Axes, optional
     title : str, optional
 
@@ -31,20 +36,34 @@ def relevance(model: Any, *, ax: Axes | None = None, title: str | None = None) -
     ImportError
         If Matplotlib is not installed.
     """
-    values = host(model.relevance())
-    ax = axes(ax, (0.6 * max(values.size, 4) + 2.0, 3.4))
-    places = np.arange(1, values.size + 1)
-    bars = ax.bar(places, values, width=0.7, color=COLOURS[0], zorder=2)
-    ax.bar_label(bars, labels=[f"{v:.2g}" for v in values], padding=2, fontsize=9)
+    values = relevances(model)
+    q = values.size
+    n_active = getattr(model, "n_active_", None)
+    on = np.ones(q, dtype=bool)
+    if n_active is not None:
+        on[np.argsort(-values, kind="stable")[n_active:]] = False
+    ax = axes(ax, (0.55 * max(q, 5) + 1.8, 3.4))
+    places = np.arange(1, q + 1)
+    for mine, colour, name in ((on, COLOURS[0], "on"), (~on, _OFF, "off")):
+        if mine.any():
+            bars = ax.bar(places[mine], values[mine], width=0.7, color=colour, zorder=2, label=name)
+            texts = [f"{v:.2g}" if v >= 0.01 else "" for v in values[mine]]
+            ax.bar_label(bars, labels=texts, padding=2, fontsize=8, color="#333333")
     ax.set(
         xlabel="latent dimension",
         ylabel="relevance (largest = 1)",
-        xlim=(0.4, values.size + 0.6),
-        ylim=(0.0, 1.12 * max(float(values.max()), 1e-12)),
+        xlim=(0.4, q + 0.6),
+        ylim=(0.0, 1.12),
     )
     ax.set_xticks(places)
     tidy(ax)
-    ax.set_title("Relevance of each latent dimension" if title is None else title)
+    if n_active is not None:
+        # Beside the bars: any of them may be as high as the axes.
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=1.0)
+        text = f"Relevance: {n_active} of {q} latent dimensions on"
+    else:
+        text = "Relevance of each latent dimension"
+    ax.set_title(text if title is None else title)
     return ax
 
 
@@ -75,7 +94,9 @@ def loss(
     ax = axes(ax, (5.6, 3.6))
     steps = np.arange(values.size)
     best = float(np.nanmin(values))
-    word = "free energy" if hasattr(model, "free_energy_") else "negative log posterior"
+    word = "negative log posterior"
+    for attribute, name in (("free_energy_", "free energy"), ("lower_bound_", "negative bound")):
+        word = name if hasattr(model, attribute) else word
     if log:
         above = values - best
         keep = above > 0

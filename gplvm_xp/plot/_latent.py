@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gplvm_xp.plot._parts import COLOURS, axes, bar, host, tidy
+from gplvm_xp.plot._parts import COLOURS, axes, bar, host, most_relevant, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,10 +25,11 @@ def latent(
     model: Any,
     labels: ArrayLike | None = None,
     *,
-    dims: tuple[int, int] = (0, 1),
+    dims: tuple[int, int] | None = None,
     ax: Axes | None = None,
     resolution: int = 100,
     uncertainty: bool = True,
+    spread: bool = True,
     outputs: int = 3,
     title: str | None = None,
 ) -> Axes:
@@ -39,19 +40,25 @@ def latent(
     their mean over the training rows. With one latent dimension the outputs are drawn against it:
     mean curves with bands of two standard deviations.
 
+    Where the latents have a posterior of their own (``embedding_variance_``), a pale ellipse around
+    each point has one standard deviation as its half axes; points that are known to less than their
+    own size show none.
+
     Parameters
     ----------
-    model : GPLVM
+    model : GPLVM, BayesianGPLVM or SparseGPLVM
         Fitted.
     labels : array_like (n,), optional
         Classes (text, integers, booleans), or a number per row to colour by.
-    dims : (int, int)
-        Latent dimensions on the two axes.
+    dims : (int, int), optional
+        Latent dimensions on the two axes; default the two of largest relevance.
     ax : matplotlib Axes, optional
     resolution : int
         Grid points along the longer side.
     uncertainty : bool
         Whether to draw the grey image (one prediction for each grid point, in batches).
+    spread : bool
+        Whether to draw the ellipses.
     outputs : int
         With one latent dimension: how many outputs to draw, those of largest variance.
     title : str, optional
@@ -78,18 +85,22 @@ def latent(
         raise ValueError(f"resolution={resolution} was given; expected 2 or more grid points")
     if q == 1:
         return _line(model, Z, classes, axes(ax), resolution, outputs, title)
+    if dims is None:
+        dims = (0, 1) if q == 2 else most_relevant(model)
     if len(dims) != 2 or dims[0] == dims[1] or not all(0 <= d < q for d in dims):
         raise ValueError(
             f"dims={dims} was given; expected two different latent dimensions of 0 to {q - 1}"
         )
     points = Z[:, list(dims)]
+    variance = getattr(model, "embedding_variance_", None)
+    sd = None if variance is None or not spread else np.sqrt(host(variance)[:, list(dims)])
     low, high = _frame(points)
     # Equal scales fill the figure where it has the shape of the data.
     width, height = 5.0 * (high - low) / (high - low).max()
-    ax = axes(ax, (width + 1.5, height + 1.3))
+    ax = axes(ax, (width + 1.9, height + 1.3))
     if uncertainty:
         _uncertainty(model, Z, dims, low, high, resolution, ax)
-    _scatter(ax, points[:, 0], points[:, 1], classes)
+    _scatter(ax, points[:, 0], points[:, 1], classes, sd)
     ax.set(
         xlim=(low[0], high[0]),
         ylim=(low[1], high[1]),
@@ -97,7 +108,7 @@ def latent(
         xlabel=f"latent dimension {dims[0] + 1}",
         ylabel=f"latent dimension {dims[1] + 1}",
     )
-    ax.set_title(_title(model, n, q) if title is None else title)
+    ax.set_title(_title(model, n, q) if title is None else title, wrap=True)
     return ax
 
 
@@ -143,7 +154,10 @@ def _uncertainty(
         interpolation="bilinear",
         zorder=0,
     )
-    bar(ax, image, "predictive standard deviation (units of the data)", 1.02)
+    text = "predictive standard deviation (units of the data)"
+    if getattr(model, "likelihood_", None) is not None:
+        text = "standard deviation of the latent functions"
+    bar(ax, image, text, 1.02)
 
 
 def _greys() -> Any:
@@ -159,18 +173,27 @@ def _predictions(model: Any, latents: np.ndarray) -> Iterator[tuple[np.ndarray, 
         yield model.predict(latents[i : i + step], return_var=True, noise=False)
 
 
-def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, labels: np.ndarray | None) -> None:
+def _scatter(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    labels: np.ndarray | None,
+    sd: np.ndarray | None = None,
+) -> None:
     size = float(np.clip(12000.0 / x.size, 10.0, 42.0))
     edge: dict[str, Any] = {
         "edgecolors": "white",
         "linewidths": 0.4 if x.size < 1000 else 0.2,
         "zorder": 3,
     }
+    everyone = np.ones(x.size, dtype=bool)
     if labels is None:
+        _ellipses(ax, x, y, sd, everyone, COLOURS[0])
         ax.scatter(x, y, s=size, color=COLOURS[0], **edge)
         return
     names = np.unique(labels)
     if names.size > _MOST_CLASSES and labels.dtype.kind in "iuf":
+        _ellipses(ax, x, y, sd, everyone, _NO_LABEL)
         dots = ax.scatter(x, y, s=size, c=labels, cmap="viridis", **edge)
         bar(ax, dots, "label", 1.02 if not ax.child_axes else 1.22)
         return
@@ -180,16 +203,47 @@ def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, labels: np.ndarray | None) 
         mine = labels == names[k]
         blank = str(names[k]) == ""
         marker = _MARKERS[(k + k // len(COLOURS)) % len(_MARKERS)]
+        colour = _NO_LABEL if blank else COLOURS[k % len(COLOURS)]
+        _ellipses(ax, x, y, sd, mine, colour)
         ax.scatter(
             x[mine],
             y[mine],
             s=size * (1.5 if marker in "PX" else 1.0),
-            color=_NO_LABEL if blank else COLOURS[k % len(COLOURS)],
+            color=colour,
             marker=marker,
             label="no label" if blank else str(names[k]),
             **edge,
         )
     _legend(ax, [str(name) or "no label" for name in names])
+
+
+def _ellipses(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    sd: np.ndarray | None,
+    mine: np.ndarray,
+    colour: str,
+) -> None:
+    """One standard deviation around each point, paler the more points there are."""
+    if sd is None:
+        return
+    from matplotlib.collections import EllipseCollection
+
+    ax.add_collection(
+        EllipseCollection(
+            2.0 * sd[mine, 0],
+            2.0 * sd[mine, 1],
+            np.zeros(int(mine.sum())),
+            units="xy",
+            offsets=np.stack([x[mine], y[mine]], axis=1),
+            offset_transform=ax.transData,
+            facecolors=colour,
+            edgecolors="none",
+            alpha=float(np.clip(30.0 / x.size, 0.06, 0.25)),
+            zorder=2,
+        )
+    )
 
 
 def _legend(ax: Axes, names: list[str]) -> None:

@@ -64,6 +64,20 @@ def host(a: Any) -> np.ndarray:
     return np.asarray(backend.of(a).to_host(a), dtype=np.float64)
 
 
+def relevances(model: Any) -> np.ndarray:
+    """How much each latent dimension matters, (q,), the largest 1 (or all 0)."""
+    learned = getattr(model, "relevance_", None)
+    values = host(model.relevance() if learned is None else learned)
+    top = values.max()
+    return values / top if top > 0.0 else values
+
+
+def most_relevant(model: Any) -> tuple[int, int]:
+    """The two latent dimensions that matter most, in their own order."""
+    first, second = sorted(np.argsort(-relevances(model), kind="stable")[:2].tolist())
+    return first, second
+
+
 def bar(ax: Axes, image: Any, text: str, left: float, *, cut: bool = False) -> None:
     """A colour bar beside the axes, with a pointed end where values above it are ``cut``."""
     # An inset has the height of the axes, which equal scales make shorter than their cell.
@@ -79,4 +93,13 @@ def tidy(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-__all__ = ["COLOURS", "axes", "bar", "host", "new_figure", "tidy"]
+__all__ = [
+    "COLOURS",
+    "axes",
+    "bar",
+    "host",
+    "most_relevant",
+    "new_figure",
+    "relevances",
+    "tidy",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array, Device, Namespace
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
+from gplvm_xp.kernels.psi import QuadraturePsi
 from gplvm_xp.testing._gradients import richardson
 
 
@@ -31,8 +33,10 @@ def check_kernel(
     Checked: symmetry, positive semi-definiteness, the diagonal; both Jacobian tensors against
     Richardson differences of the Gram matrix; the pullback for symmetric and unsymmetric
     cotangents, Z given or not, against the Jacobian tensors; the directional derivative against
-    the pullback (adjointness); blocks against the whole; coincident points; the library, device
-    and dtype of every result; that inputs are left alone; round trip of the parameters.
+    the pullback (adjointness); blocks against the whole; coincident points; psi statistics against
+    an integral of the kernel on a dense grid, and their gradients against Richardson differences;
+    the library, device and dtype of every result; that inputs are left alone; round trip of the
+    parameters.
 
     Parameters
     ----------
@@ -71,6 +75,7 @@ def check_kernel(
         run.jvp(theta, X, other)
     run.diagonal(theta, X)
     run.symmetric(theta, X)
+    run.psi(theta, X[:3, :], Z[:2, :])
 
 
 class _KernelRun:
@@ -266,6 +271,82 @@ class _KernelRun:
             for got, want in ((gtheta, want_t), (gX, want_x)):
                 host = b.to_host(got).astype(float)
                 self.close(host, b.to_host(want).astype(float), 100 * self.tight, what)
+
+    def psi(self, theta: np.ndarray, mu: np.ndarray, Z: np.ndarray) -> None:
+        rng, psi = self.rng, self.kernel.psi()
+        # Small beside most lengthscales, so that any quadrature will do well.
+        S = 0.01 * np.exp(0.3 * rng.standard_normal(mu.shape))
+        (n, q), M = mu.shape, Z.shape[0]
+        W = rng.uniform(0.5, 1.0, (n, 2))
+        g0, G1, G2 = (rng.standard_normal(shape) for shape in ((n,), (n, M), (2, M, M)))
+        put, like = self.put, self.put(mu)
+        names, parts = ("theta", "mu", "S", "Z"), (theta, mu, S, Z)
+        got = psi.forward(put(theta), like, put(S), put(Z), put(W))
+        xi, w = _standard_normal_grid(q)
+        want0, want1, want2 = np.empty(n), np.empty((n, M)), np.zeros((n, M, M))
+        for i in range(n):
+            # The oracle is the kernel itself in double precision, at points of a plain grid.
+            points = mu[i] + np.sqrt(S[i]) * xi
+            K = np.asarray(self.kernel.gram(theta, points, Z))
+            want0[i] = w @ np.asarray(self.kernel.diag(theta, points))
+            want1[i], want2[i] = w @ K, K.T @ (w[:, None] * K)
+        # Quadratures of kernels with a kink, and the grid's own error above three dimensions.
+        tolerance = 1e-3 if q < 4 else 3e-2
+        if q < 4 and not isinstance(psi, QuadraturePsi):
+            tolerance = 100 * self.tight
+        wanted = (want0, want1, np.einsum("nk,nab->kab", W, want2))
+        for name, a, want in zip(("psi0", "psi1", "psi2"), got, wanted, strict=True):
+            host = self.get(a, like, want.shape, name)
+            self.close(host, want, tolerance, f"{name} against its integral")
+        rows = g0 * want0 + np.sum(G1 * want1, axis=1)
+        rows = rows + np.einsum("nk,kab,nab->n", W, G2, want2)
+        cotangents = [put(a) for a in (g0, G1, G2, W)]
+        value, *gradients = psi.contract(*map(put, parts), *cotangents)
+        scale = sum(float(np.max(np.abs(a))) for a in (want0, want1, want2))
+        error = np.max(np.abs(self.get(value, like, (n,), "value of contract") - rows)) / scale
+        assert error <= 30 * tolerance, f"contract's values are off by {error:.2e}"
+        move = [rng.standard_normal(a.shape) for a in parts]
+        move[0] *= theta
+        length = np.sqrt(sum(float(np.sum(u * u)) for u in move))
+        move = [u / length for u in move]
+
+        def slope(h: float) -> float:
+            out = 0.0
+            for sign in (1.0, -1.0):
+                moved = [put(a + sign * h * u) for a, u in zip(parts, move, strict=True)]
+                s = psi.forward(moved[0], moved[1], moved[2], moved[3], put(W))
+                host = [backend.of(like).to_host(a).astype(float) for a in s]
+                out += sign * sum(
+                    float(np.sum(g * a)) for g, a in zip((g0, G1, G2), host, strict=True)
+                )
+            return out / (2.0 * h)
+
+        total, size = 0.0, 0.0
+        for name, g, a, u in zip(names, gradients, parts, move, strict=True):
+            host = self.get(g, like, a.shape, f"gradient of psi statistics in {name}")
+            total += float(np.sum(host * u))
+            size += float(np.linalg.norm(host) * np.linalg.norm(u))
+        want = float(richardson(slope, self.step))
+        error = abs(total - want) / max(size, 1e-3)
+        assert error <= self.loose, (
+            f"{type(self.kernel).__name__}: the gradient of psi statistics gives {total:.12g} "
+            f"along a direction, differences give {want:.12g}"
+        )
+
+
+def _standard_normal_grid(q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (J, q) and weights of a plain rectangle rule; a Halton set above 3 dimensions."""
+    if q > 3:
+        from scipy.special import ndtri
+        from scipy.stats import qmc
+
+        points = qmc.Halton(q, scramble=False).random(2**14 + 1)[1:]
+        return ndtri(points), np.full(points.shape[0], 1.0 / points.shape[0])
+    x = np.linspace(-8.0, 8.0, {1: 1601, 2: 129, 3: 49}[q])
+    w = np.exp(-0.5 * x * x)
+    grid = np.stack(np.meshgrid(*[x] * q, indexing="ij"), axis=-1).reshape(-1, q)
+    weights = functools.reduce(np.multiply.outer, [w / np.sum(w)] * q).ravel()
+    return grid, weights
 
 
 __all__ = ["check_kernel"]

@@ -27,7 +27,9 @@ from gplvm_xp.kernels import (
     RationalQuadratic,
     White,
 )
+from gplvm_xp.kernels.psi import RBFPsi
 from gplvm_xp.objectives import ExactObjective, groups_of
+from gplvm_xp.objectives.bayesian import BayesianObjective, Observed
 from gplvm_xp.operators import Circulant, Hartley, Toeplitz, lags
 
 pytestmark = pytest.mark.gpu
@@ -394,6 +396,92 @@ def test_too_large_is_refused_in_words(gpu: Any) -> None:
     side = int((gpu.memory_available() / 8) ** 0.5) * 2
     with pytest.raises(NotEnoughMemoryError, match="bytes"):
         gpu.empty((side, side))
+
+
+# -- psi statistics --------------------------------------------------------------------------------
+
+
+def psi_problem(n: int, M: int, q: int, lengths: int, weighted: bool = False) -> list[Any]:
+    rng = np.random.default_rng(11)
+    theta = np.concatenate([[1.3], rng.uniform(0.8, 1.5, lengths) * q**0.5])
+    latents = rng.normal(size=(n, q)), rng.uniform(0.01, 1.0, (n, q)), rng.normal(size=(M, q))
+    g = rng.normal(size=n), rng.normal(size=(n, M)), rng.normal(size=(1, M, M))
+    return [theta, *latents, *g, rng.uniform(0.0, 1.0, (n, 1)) if weighted else None]
+
+
+def psi_results(b: Any, problem: list[Any]) -> list[Any]:
+    given = [None if a is None else b.asarray(a) for a in problem]
+    return [*RBFPsi().forward(*given[:4], given[7]), *RBFPsi().contract(*given)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("q", [1, 2, 5, 10, 20, 33, 64])
+@pytest.mark.parametrize(("n", "M"), [(1, 1), (7, 100), (130, 17), (3000, 50)])
+def test_psi_statistics_agree_with_numpy(gpu: Any, n: int, M: int, q: int, weighted: bool) -> None:
+    problem = psi_problem(n, M, q, q if M > 1 else 1, weighted)
+    only_psi2 = [*problem[:5], 0.0 * problem[5], *problem[6:]]
+    for given in (problem, only_psi2):
+        seen = [gpu.to_host(a) for a in psi_results(gpu, given)]
+        for k, a in enumerate(psi_results(backend.get("numpy"), given)):
+            assert seen[k].shape == a.shape
+            assert relative(seen[k], a) < 1e-10, f"result {k}"
+
+
+def test_psi_statistics_in_float32(gpu: Any) -> None:
+    problem = [None if a is None else a.astype("f4") for a in psi_problem(3000, 30, 6, 6, True)]
+    seen = psi_results(backend.get("cupy", dtype="float32"), problem)
+    exact = psi_results(backend.get("numpy"), [a.astype(float) for a in problem])
+    for k, (a, c) in enumerate(zip(seen, exact, strict=True)):
+        assert a.dtype == np.float32
+        assert relative(gpu.to_host(a).astype(float), c) < 1e-4, f"result {k}"
+
+
+def test_psi_statistics_give_the_same_bits_and_never_wait(gpu: Any) -> None:
+    import cupyx
+
+    given = [None if a is None else gpu.asarray(a) for a in psi_problem(50_000, 60, 10, 10)]
+    first = [gpu.to_host(a) for a in psi_results(gpu, given)]
+    with cupyx.allow_synchronize(False):
+        repeats = [psi_results(gpu, given) for _ in range(4)]
+    for again in repeats:
+        for a, c in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, gpu.to_host(c))
+
+
+def test_psi_statistics_never_hold_the_pairs_of_every_row(gpu: Any) -> None:
+    import cupy
+
+    n, M, q = 200_000, 100, 10
+    need = 20 * 8 * n * M
+    if gpu.memory_available() < need:
+        pytest.skip(f"needs {need / 2**30:.0f} GiB, {gpu.memory_available() / 2**30:.0f} are free")
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        given = [None if a is None else gpu.asarray(a) for a in psi_problem(n, M, q, q)]
+        inputs = pool.used_bytes()
+        psi_results(gpu, given)
+        # A fresh pool never gives memory back by itself, so its size is the high-water mark.
+        peak = pool.total_bytes() - inputs
+        del given
+    # All pairs of all rows are 50 times n × M; Ψ1 and the scaling take a few of those.
+    assert peak <= 12 * 8 * n * M, f"{peak / (8 * n * M):.1f} arrays of n × M"
+
+
+@pytest.mark.parametrize("n", [40, 3000])
+def test_psi_bound_agrees_with_numpy(gpu: Any, n: int) -> None:
+    rng, results = np.random.default_rng(12), []
+    mu, S, Z = rng.normal(size=(n, 4)), rng.uniform(0.1, 0.9, (n, 4)), rng.normal(size=(20, 4))
+    Y = rng.normal(size=(n, 9))
+    for b in (gpu, backend.get("numpy")):
+        data = Observed.of(b, Y - Y.mean(0))
+        kernel = RBF(1.2, (1.0, 1.5, 2.0, 0.8))
+        objective = BayesianObjective(kernel, data, mu, S, Z, 0.3, jitter=1e-6)
+        f, g = objective.value_and_grad(objective.start())
+        results.append((float(b.to_host(f)), b.to_host(g)))
+    (f, g), (f0, g0) = results
+    assert abs(f - f0) < 1e-10 * abs(f0)
+    # Through K_uu's factor: its condition number is on top.
+    assert relative(g, g0) < 1e-8
 
 
 # -- a whole fit -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Expectations of kernels under Gaussian latents: analytic where they exist, quadrature elsewhere."""
+"""Expectations of kernels under Gaussian latents: analytic where known, else by quadrature."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def pair_gradients(
         columns = g * columns
         rows = rows if W is None else W * rows
     exponents = xp.matrix_transpose(right)
-    of_rows, of_pairs = [], None
+    of_rows: list[Array] = []
+    of_pairs: Array = None
     for where in row_blocks(b, n, right.shape[0]):
         E = b.exp(left[where, :] @ exponents)
         if not once and W is not None:

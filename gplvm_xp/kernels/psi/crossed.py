@@ -1,12 +1,12 @@
 """The cross term of two Gaussian kernels: E[k_i(x, z_m) k_j(x, z_m′)] summed over rows.
 
-With a, a′ the inverse squared lengthscales (0 in a dimension that a kernel does not see), s = a + a′,
-w = a z_m + a′ z_m′ and e = 1 + sS, a product of two Gaussians in x has the expectation
+With a, a′ the inverse squared lengthscales (0 in a dimension that a kernel does not see), s = a +
+a′, w = a z_m + a′ z_m′ and e = 1 + sS, a product of two Gaussians in x has the expectation
 
 ln C_nmm′ = ln c c′ + Σ [ −½ ln e + (−½ s μ² + w μ + ½ S w²)/e − ½ (a z_m² + a′ z_m′²) ],
 
-linear in (μ/e, S/2e, 1) of the row and (w, w², …) of the pair, as in :mod:`.rbf`; nothing is divided
-by s, which may be 0. For a = a′ it is the Ψ2 of one kernel. Derivation: derivations/psi.md.
+linear in (μ/e, S/2e, 1) of the row and (w, w², …) of the pair, as in :mod:`.blocked`; nothing is
+divided by s, which may be 0. For a = a′ it is the Ψ2 of one kernel. See derivations/psi.md.
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ class _Parts:
         constant = xp.log(t[0]) + xp.log(u[0])
         constant = constant - 0.5 * xp.sum(xp.log(self.e) + s * self.mu * self.mu / self.e, axis=1)
         one = xp.ones_like(self.mu[:, :1])
-        self.left = xp.concat(
-            [self.mu / self.e, 0.5 * S / self.e, constant[:, None], one], axis=1
-        )
+        self.left = xp.concat([self.mu / self.e, 0.5 * S / self.e, constant[:, None], one], axis=1)
         self.right = xp.concat(
             [
                 self.w,

@@ -127,14 +127,13 @@ class QuadraturePsi(Psi):
             For ψ0, Ψ1 and Σ_n Ψ2⁽ⁿ⁾ the largest difference over the largest entry.
         """
         xp = backend.of(mu).xp
+        level = 1 if self.level == 2 else self.level + 1
         here = self.forward(theta, mu, S, Z)
-        other = QuadraturePsi(self.kernel, 1 if self.level == 2 else self.level + 1).forward(theta, mu, S, Z)
-        tiny = float(np.finfo(np.float32).tiny)
+        there = QuadraturePsi(self.kernel, level).forward(theta, mu, S, Z)
+        # White noise has statistics that are 0.
+        largest = [xp.max(xp.abs(a)) + 1e-30 for a in there]
         return xp.stack(
-            [
-                xp.max(xp.abs(a - c)) / (xp.max(xp.abs(c)) + tiny)
-                for a, c in zip(here, other, strict=True)
-            ]
+            [xp.max(xp.abs(a - c)) / w for a, c, w in zip(here, there, largest, strict=True)]
         )
 
     def _nodes(self, mu: Array, S: Array, M: int) -> Iterator[_Nodes]:
@@ -147,7 +146,8 @@ class QuadraturePsi(Psi):
         xi = np.zeros((rule.weights.size, q))
         xi[:, dims] = rule.nodes
         sd = _deviations(S)
-        for where in row_blocks(b, xi.shape[0], n * M):
+        # Several arrays of this size are at work together.
+        for where in row_blocks(b, xi.shape[0], 4 * n * M):
             part = b.asarray(xi[where])
             count = part.shape[0]
             spread = xp.broadcast_to(part[:, None, :], (count, n, q))
@@ -161,7 +161,8 @@ class QuadraturePsi(Psi):
 def _deviations(S: Array) -> Array:
     """√S; from a floor where S is nearer to 0 than a difference of kernel values can tell."""
     b = backend.of(S)
-    return b.xp.sqrt(b.xp.where(S < b.eps ** (2.0 / 3.0), b.eps ** (2.0 / 3.0), S))
+    floor = b.eps**0.75
+    return b.xp.sqrt(b.xp.where(floor > S, floor, S))
 
 
 def _repeated(a: Array, count: int) -> Array:

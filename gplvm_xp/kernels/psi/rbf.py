@@ -101,7 +101,7 @@ class RBFPsi(Psi):
 def _in_lengths(
     theta: Array, mu: Array, S: Array, Z: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """σ², and μ, S, Z in units of the lengthscales, about the mean of Z, where products are small."""
+    """σ², and μ, S, Z in units of the lengthscales, about the mean of Z: products stay small."""
     ell = theta[1:]
     centre = backend.of(Z).xp.mean(Z, axis=0, keepdims=True)
     return theta[0], ((mu - centre) / ell, S / (ell * ell), (Z - centre) / ell)

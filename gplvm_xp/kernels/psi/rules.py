@@ -45,22 +45,19 @@ def gauss_hermite(d: int, order: int) -> Rule:
 
 @functools.lru_cache(maxsize=32)
 def quasi_monte_carlo(d: int, count: int, seed: int) -> Rule:
-    """A shifted Sobol set through the normal quantile, with its mirror image, whitened.
+    """A scrambled Sobol set through the normal quantile, moved to mean 0 and covariance I.
 
-    Equal weights; exact for polynomials up to degree 3. ``count`` nodes in all, a power of 2; they
-    depend on the arguments only (Sobol 1967; Cranley & Patterson 1976 for the shift).
+    Equal weights; exact for polynomials up to degree 2. ``count`` is a power of 2, larger than d;
+    the nodes depend on the arguments only (Sobol 1967; Owen 1998 for scrambling).
     """
     from scipy.special import ndtri
     from scipy.stats import qmc
 
-    points = qmc.Sobol(d, scramble=False).random(count // 2)
-    points = np.mod(points + np.random.default_rng(seed).random(d), 1.0)
-    half = ndtri(np.clip(points, 1e-12, 1.0 - 1e-12))
-    if half.shape[0] > d:
-        # The mirror image makes the mean 0, this the covariance I.
-        factor = np.linalg.cholesky(half.T @ half / half.shape[0])
-        half = np.linalg.solve(factor, half.T).T
-    return Rule(np.concatenate([half, -half]), np.full(2 * half.shape[0], 0.5 / half.shape[0]))
+    generator = np.random.default_rng(seed)
+    x = ndtri(np.clip(qmc.Sobol(d, seed=generator).random(count), 1e-12, 1.0 - 1e-12))
+    x -= np.mean(x, axis=0)
+    nodes = np.linalg.solve(np.linalg.cholesky(x.T @ x / count), x.T).T
+    return Rule(nodes, np.full(count, 1.0 / count))
 
 
 def rule_for(d: int, degree: int | None, level: int) -> Rule:

@@ -58,8 +58,7 @@ class SumPsi(Psi):
         V = _phi(Z) * w
         Vt = xp.matrix_transpose(V)
         for g, t in zip(gaussians, own, strict=True):
-            some = [columns(a, g.dims) for a in (mu, S, Z)]
-            part = RBFPsi().forward(t, *some, W)
+            part = RBFPsi().forward(t, *g.seen(mu, S, Z), W)
             psi0, psi1, psi2 = psi0 + part.psi0, psi1 + part.psi1, psi2 + part.psi2
             if affine:
                 tilt = _Tilt(g, t, mu, S)
@@ -107,7 +106,7 @@ class SumPsi(Psi):
         )
         gU = xp.zeros_like(U)
         for i, (g, t) in enumerate(zip(gaussians, own, strict=True)):
-            some = [columns(a, g.dims) for a in (mu, S, Z)]
+            some = g.seen(mu, S, Z)
             G1_all = G1
             if affine:
                 tilt = _Tilt(g, t, mu, S)
@@ -237,7 +236,7 @@ def _second_moments(mu: Array, S: Array, W: Array) -> Array:
     xp = b.xp
     phi = _phi(mu)
     products = [xp.matrix_transpose(W[:, k][:, None] * phi) @ phi for k in range(W.shape[1])]
-    spread = xp.concat([xp.zeros_like(W[:1, :]), xp.matrix_transpose(S) @ W])
+    spread = xp.concat([b.zeros((1, W.shape[1])), xp.matrix_transpose(S) @ W])
     return xp.stack(products) + xp.matrix_transpose(spread)[:, None, :] * b.eye(phi.shape[1])
 
 

@@ -147,6 +147,10 @@ class Gaussian(NamedTuple):
         entries.sort()
         return cls(term, dims, tuple(r for r, _ in entries), tuple(p for _, p in entries))
 
+    def seen(self, mu: Array, S: Array, Z: Array) -> tuple[Array, Array, Array]:
+        """The columns of its dimensions."""
+        return columns(mu, self.dims), columns(S, self.dims), columns(Z, self.dims)
+
     def theta(self, theta: Array) -> Array:
         """(c, ℓ) of the one RBF that it is, 1 + number of dims; ℓ⁻² = Σ of the pieces' ℓ⁻²."""
         b = backend.of(theta)
@@ -197,11 +201,6 @@ def _slots(term: Term, q: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]
     return tuple(slot for slot, _ in entries), tuple(place for _, place in entries)
 
 
-def embedding(b: Backend, dims: tuple[int, ...], q: int) -> Array:
-    """(len(dims), q): takes columns of some dimensions to those of all, zeros elsewhere."""
-    return b.xp.matrix_transpose(_one_hot(b, dims, q))
-
-
 def columns(A: Array, dims: tuple[int, ...]) -> Array:
     """Some columns of A; A itself where they are all of them in order."""
     if dims == tuple(range(A.shape[1])):
@@ -212,7 +211,10 @@ def columns(A: Array, dims: tuple[int, ...]) -> Array:
 
 def placed(A: Array, dims: tuple[int, ...], q: int) -> Array:
     """The opposite of :func:`columns` for gradients: zeros in the other columns."""
-    return A if dims == tuple(range(q)) else A @ embedding(backend.of(A), dims, q)
+    if dims == tuple(range(q)):
+        return A
+    b = backend.of(A)
+    return A @ b.xp.matrix_transpose(_one_hot(b, dims, q))
 
 
 def _take(theta: Array, places: tuple[int, ...]) -> Array:
