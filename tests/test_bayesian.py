@@ -126,7 +126,9 @@ def test_gradients_on_every_library(case, kind):
     here = posed(kind, KERNELS["all"], holes="some")
     got, want = (fun.value_and_grad(fun.start())[1] for fun in (there, here))
     tight = case.tolerance(1e-10, 2e-3)
-    np.testing.assert_allclose(case.to_numpy(got), want, rtol=tight, atol=tight * np.abs(want).max())
+    np.testing.assert_allclose(
+        case.to_numpy(got), want, rtol=tight, atol=tight * np.abs(want).max()
+    )
 
 
 def test_value_and_slopes_to_forty_digits():
@@ -153,7 +155,9 @@ def test_value_and_slopes_to_forty_digits():
             for row, n in enumerate(seen):
                 e1, e2 = a * s[n] + 1, 2 * a * s[n] + 1
                 for i in range(2):
-                    psi1[row, i] = v / mpmath.sqrt(e1) * mpmath.exp(-a * (m[n] - z[i]) ** 2 / e1 / 2)
+                    psi1[row, i] = (
+                        v / mpmath.sqrt(e1) * mpmath.exp(-a * (m[n] - z[i]) ** 2 / e1 / 2)
+                    )
                     for j in range(2):
                         middle = a * (m[n] - (z[i] + z[j]) / 2) ** 2 / e2
                         apart = a * (z[i] - z[j]) ** 2 / 4
@@ -297,7 +301,7 @@ def test_gradient_of_a_quadrature_kernel_of_priors_and_of_held_blocks():
 
 
 def test_priors_are_densities_in_natural_space():
-    mu, S, Z, Y = problem()
+    mu, _, Z, Y = problem()
     b, kernel = backend.get("numpy"), RBF(1.2, (0.9, 1.4))
     plain = objective(b, kernel, mu, None, Z, Y)
     fun = objective(b, kernel, mu, None, Z, Y, priors=PRIORS, latent_prior=Gaussian(0.2, 1.5))
@@ -556,10 +560,10 @@ def test_no_array_of_rows_times_pairs(holes):
 def test_too_little_memory_is_said_before_anything_is_computed(monkeypatch, bytes_left, enough):
     monkeypatch.setattr(type(backend.get("numpy")), "memory_available", lambda self: bytes_left)
     if enough:
-        assert posed("bayesian", KERNELS["rbf-ard"]).memory() > 1000
+        posed("bayesian", KERNELS["rbf-ard"]).start()
         return
     with pytest.raises(NotEnoughMemoryError, match=r"9 rows.*4 inducing.*3 group.*n_inducing"):
-        posed("bayesian", KERNELS["rbf-ard"], holes="some")
+        posed("bayesian", KERNELS["rbf-ard"], holes="some").start()
 
 
 def test_what_is_asked_for_is_what_an_evaluation_takes():
@@ -584,13 +588,11 @@ def test_what_is_asked_for_is_what_an_evaluation_takes():
 # -- where it is not defined -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bayesian", "dtc"])
 @pytest.mark.parametrize(
-    ("block", "value"), [("rbf.variance", 800.0), ("noise", -2000.0), ("Z", np.nan), ("mu", np.inf)]
+    ("block", "value"), [("rbf.variance", 800.0), ("noise", -2000.0), ("Z", np.nan), ("mu", np.nan)]
 )
 def test_failure_is_an_infinite_value(case, block, value, kind):
-    if case.id.startswith("strict") and kind != "bayesian":
-        pytest.skip("one kind is enough for a slow library")
     fun = posed(kind, KERNELS["rbf-ard"], case.backend)
     x = case.to_numpy(fun.start())
     x[fun.layout.slices()[block].start] = value

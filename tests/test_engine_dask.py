@@ -151,6 +151,19 @@ def test_a_killed_worker_is_named_and_the_fit_resumes_with_nothing_lost(client, 
     assert same_bits(whole, again)
 
 
+def test_a_worker_that_dies_while_it_is_built(client):
+    here = os.getpid()
+
+    def build(index, count):
+        if index == 1 and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerLostError, match="shard 1 was lost") as caught:
+        DaskEngine(client).open(build, [(), ()])
+    assert caught.value.shard == 1
+    client.wait_for_workers(2, timeout=20)
+
+
 def test_a_cluster_of_its_own():
     """engine="dask": made, used, closed."""
     Y, mu = table()

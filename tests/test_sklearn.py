@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gplvm_xp import GPLVM
+from gplvm_xp import GPLVM, SparseGPLVM
 
 # The suite fits a few steps to random tables, some of them with two columns.
 pytestmark = [
@@ -18,7 +18,14 @@ pytestmark = [
 
 # One component is left out: to `predict` a table of one column is latents, not an error.
 @parametrize_with_checks(
-    [GPLVM(max_iter=5), GPLVM(gauge="free", scale=True, latent_prior=None, max_iter=5)]
+    [
+        GPLVM(max_iter=5),
+        GPLVM(gauge="free", scale=True, latent_prior=None, max_iter=5),
+        SparseGPLVM(max_iter=5),
+        SparseGPLVM(
+            approximation="fitc", gauge="free", scale=True, latent_prior=None, warm_up=2, max_iter=5
+        ),
+    ]
 )
 def test_conformance(estimator, check):
     check(estimator)

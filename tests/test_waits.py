@@ -26,6 +26,7 @@ from gplvm_xp.kernels import (
     White,
 )
 from gplvm_xp.objectives import ExactObjective, groups_of
+from gplvm_xp.objectives.bayesian import BayesianObjective, Observed
 from gplvm_xp.predict import NewRows, Posterior
 from gplvm_xp.priors import Gamma, Gaussian, LogNormal
 
@@ -102,6 +103,23 @@ def test_value_and_grad(guarded, lock, name, missing):
     f, g = fun.value_and_grad(x)
     assert f.shape == ()
     assert g.shape == x.shape
+
+
+@pytest.mark.parametrize("kind", ["bayesian", "vfe", "dtc"])
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("kernel", [RBF(1.0, (0.8, 1.1)), RBF() + Linear() + White(0.1)], ids=repr)
+def test_the_collapsed_bound(guarded, lock, kernel, missing, kind):
+    X, Y = problem(missing=missing)
+    fun = BayesianObjective(
+        kernel, Observed.of(guarded.backend, Y), X, 0.1 + X**2 if kind == "bayesian" else None,
+        X[:4], 0.2, priors={"noise": Gamma()}, jitter=1e-4, trace=kind != "dtc",
+    )  # fmt: skip
+    x = fun.start()
+    lock(guarded)
+    f, g = fun.value_and_grad(x)
+    assert f.shape == ()
+    assert g.shape == x.shape
+    fun.optimal(fun.values(x))
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from distributed import Client, LocalCluster, wait
+from distributed import Client, KilledWorker, LocalCluster, wait
 
 from gplvm_xp.engine.base import Build, Carrier, Engine, Hosted, Session, Shard, to_host
 from gplvm_xp.errors import WorkerLostError
+
+# Seconds of silence after which the scheduler is asked whether a worker is still there.
+_LOOK = 2.0
 
 
 class _Actor:
@@ -62,7 +65,7 @@ class _Actors(Carrier):
     def _answer(self, index: int, answer: Any) -> tuple[Any, Exception | None]:
         while True:
             try:
-                out: tuple[Any, Exception | None] = answer.result(timeout=5.0)
+                out: tuple[Any, Exception | None] = answer.result(timeout=_LOOK)
                 return out
             except TimeoutError:
                 # Still at work, unless the scheduler knows better.
@@ -118,7 +121,10 @@ class DaskEngine(Engine):
                 )
                 for index, (shard, place) in enumerate(zip(shards, places, strict=True))
             ]  # fmt: skip
-            carrier.actors = [future.result() for future in carrier.futures]
+            carrier.actors = [
+                _built(client, index, future, place)
+                for index, (future, place) in enumerate(zip(carrier.futures, places, strict=True))
+            ]
         except BaseException:
             carrier.close()
             raise
@@ -162,7 +168,7 @@ class DaskEngine(Engine):
 
     def default_shards(self) -> int:
         if self.client is not None:
-            return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+            return max(1, len(_workers(self.client)))
         return self.n_workers or _cores()
 
 
@@ -171,13 +177,33 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _workers(client: Client) -> list[str]:
+    return sorted(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _built(client: Client, index: int, future: Any, place: str) -> Any:
+    """The actor, once it is there; what its construction raises is raised."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK)
+        except KilledWorker as error:
+            raise WorkerLostError(index, str(error)) from error
+        except TimeoutError:
+            if future.status == "error":
+                raise
+            # It may run on this worker only, so that nobody else would ever build it.
+            if place not in _workers(client):
+                reason = f"its Dask worker {place} died while the shard was built"
+                raise WorkerLostError(index, reason) from None
+
+
 def _places(client: Client, shards: Sequence[Shard]) -> list[str]:
     """A worker for each shard: where its blocks are, else in turn."""
     futures = [[item for item in shard if hasattr(item, "key")] for shard in shards]
     flat = [future for row in futures for future in row]
     wait(flat)
     holders = client.who_has(flat) if flat else {}
-    known = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    known = _workers(client)
     return [
         next(
             (sorted(holders[f.key])[0] for f in row if holders.get(f.key)),

@@ -78,7 +78,9 @@ class FoundBayes:
     jitter : float
         On the diagonal of k(Z, Z).
     bound : float
-        Nats, of the centred and scaled data.
+        Nats, of the centred and scaled data, without priors of parameters.
+    value : float
+        What was minimised.
     curve : tuple of float
         Objective at the start and after each step.
     steps : int
@@ -100,6 +102,7 @@ class FoundBayes:
     offset: np.ndarray
     jitter: float
     bound: float
+    value: float
     curve: tuple[float, ...]
     steps: int
     grad_norm: float
@@ -188,7 +191,7 @@ def search(
             mu = start.mu + 0.5 * start.mu.std() * rng.standard_normal(start.mu.shape)
             first = replace(start, mu=mu, Z=inducing_inputs(mu, start.Z.shape[0], rng))
         found = _once(b, Y, data, first, k, s, resumed)
-        if best is None or found.bound > best.bound:
+        if best is None or found.value < best.value:
             best = found
         if found.status in ("interrupted", "stopped", "time_limit"):
             break
@@ -299,7 +302,8 @@ def _ended(
         which=full.data.totals.which,
         offset=np.zeros(Y.shape[1]),
         jitter=jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
-        bound=-result.value,
+        bound=b.to_host(objective.bound(v).value).astype(np.float64).item(),
+        value=result.value,
         curve=(*before, *result.values),
         steps=len(before) + result.steps,
         grad_norm=result.grad_norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,13 @@ from gplvm_xp.likelihoods import (
     NegativeBinomial,
     Poisson,
 )
-from gplvm_xp.objectives.minibatch_fit import MinibatchState, fit_minibatch
+from gplvm_xp.objectives.minibatch_fit import fit_minibatch
+from gplvm_xp.objectives.minibatch_state import MinibatchState
 from gplvm_xp.objectives.stochastic import MinibatchObjective, link_offsets
 from gplvm_xp.optim import Progress
 
+# Of a search that goes on from a file: past the warm-up, and past the long steps in q(U).
+_LATE = 1000
 _COUNTS = (Poisson, NegativeBinomial, BinomialLogit)
 _BINARY = (BernoulliLogit, BernoulliProbit)
 
@@ -52,16 +55,14 @@ def linear_view(likelihood: Likelihood, Y: np.ndarray, exposure: np.ndarray | No
 def row_totals(Y: np.ndarray, mean_total: float | None = None) -> tuple[np.ndarray, float]:
     """Each row's total over its observed entries, as a share of the mean total; and that mean.
 
-    A total over few entries is scaled up to the whole row. A row without any count gets half of
-    the smallest share.
+    A total over few entries is scaled up to the whole row. A row without any count gets that of
+    half a count, as a row's share must not depend on the rows beside it.
     """
     D = Y.shape[1]
     seen = np.maximum(np.sum(~np.isnan(Y), axis=1), 1)
     totals = np.nansum(Y, axis=1) * (D / seen)
     mean = float(totals.mean()) if mean_total is None else mean_total
-    share = totals / (mean if mean > 0.0 else 1.0)
-    least = 0.5 * share[share > 0.0].min() if np.any(share > 0.0) else 1.0
-    return np.where(share > 0.0, share, least), mean
+    return np.maximum(totals, 0.5) / (mean if mean > 0.0 else 1.0), mean
 
 
 def search_batches(
@@ -78,6 +79,7 @@ def search_batches(
     seed: int,
     s: Settings,
     state: Mapping[str, np.ndarray],
+    posterior: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
 ) -> FoundBayes:
     """Maximise the uncollapsed bound by minibatches.
 
@@ -91,12 +93,16 @@ def search_batches(
         Removed from and divided out of Y for Gaussian noise; else the functions' constants, ones.
     exposure : ndarray (n,) or None
     state : mapping
-        What an earlier search left in its ``state``; empty to begin.
+        What an earlier search left in its ``state``; empty where there was none, or it is gone.
+    posterior : tuple of ndarray, or None
+        Mean, factor and groups that an earlier search ended with; None to begin.
 
     Raises
     ------
     ValueError
         If the data are not what the likelihood takes.
+    NotEnoughMemoryError
+        If q(u) and a batch do not fit.
     """
     gaussian = likelihood is None
     kind = Gaussian(start.noise) if likelihood is None else likelihood
@@ -115,8 +121,9 @@ def search_batches(
         priors=s.priors,
         jitter=s.jitter,
     )
-    begin = _restored(state) or MinibatchState.begin(objective, start.mu, start.S)
     size = min(batch_size, Y.shape[0])
+    _require_memory(b, objective, size)
+    begin = _begin(objective, start, state, posterior)
     steps = -(-Y.shape[0] // size)
     began = time.perf_counter()
     with watched(s.progress, n_epochs * steps, 0, s.callback, "BayesianGPLVM") as callback:
@@ -140,6 +147,7 @@ def search_batches(
     diagonal = result.kernel.diag(theta, result.Z)
     found = result.likelihood
     last = result.curve[-steps:]
+    bound = float(np.mean(last)) if last.size else -math.inf
     return FoundBayes(
         kernel=result.kernel,
         noise=found.variance if isinstance(found, Gaussian) else math.nan,
@@ -152,7 +160,8 @@ def search_batches(
         which=result.which,
         offset=offset,
         jitter=s.jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
-        bound=float(np.mean(last)) if last.size else -math.inf,
+        bound=bound,
+        value=-bound,
         curve=tuple(-result.curve),
         steps=result.steps,
         grad_norm=math.nan,
@@ -162,11 +171,42 @@ def search_batches(
     )
 
 
-def _restored(state: Mapping[str, np.ndarray]) -> MinibatchState | None:
-    if not state:
-        return None
-    numbers: dict[str, Any] = {name: a if a.ndim else a.item() for name, a in state.items()}
-    return MinibatchState(**numbers)
+def _begin(
+    objective: MinibatchObjective,
+    start: Start,
+    state: Mapping[str, np.ndarray],
+    posterior: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+) -> MinibatchState:
+    """Where a search begins or goes on; rows of ``start`` beyond those of ``state`` are new."""
+    if posterior is None:
+        return MinibatchState.begin(objective, start.mu, start.S)
+    mean, factor, which = posterior
+    # More rows may part a group of outputs, never join two.
+    groups = which[np.unique(objective.totals.which, return_index=True)[1]]
+    if state:
+        numbers: dict[str, Any] = {name: a if a.ndim else a.item() for name, a in state.items()}
+        before = MinibatchState(**numbers)
+        known = before.rows.shape[0]
+        if known < start.mu.shape[0]:
+            before = before.extended(start.mu[known:], start.S[known:])
+        return replace(before, precision=before.precision[groups])
+    inverse = np.linalg.inv(factor)
+    precision = (np.swapaxes(inverse, 1, 2) @ inverse)[groups]
+    fresh = MinibatchState.begin(objective, start.mu, start.S)
+    return replace(fresh, mean=mean.copy(), precision=precision, steps=_LATE)
+
+
+def _require_memory(b: Backend, objective: MinibatchObjective, size: int) -> None:
+    (n, D), (M, q) = objective.shape, objective.inducing.shape
+    r = objective.totals.outputs.size
+    chunk = 0 if objective.gaussian else size * objective.samples * (4 * D + 4 * M)
+    numbers = (10 * r + 6) * M * M + 10 * M * D + size * (4 * D + 4 * M + 10 * q) + chunk
+    b.require_memory(
+        b.itemsize * numbers + 8 * n * (6 * q + 1),
+        f"minibatches of {size} rows with {M} inducing inputs and {r} group(s) of columns",
+        "use a smaller n_inducing or batch_size, dtype='float32' (half of it), or a machine with "
+        "more memory",
+    )
 
 
 __all__ = ["linear_view", "offsets", "row_totals", "search_batches"]

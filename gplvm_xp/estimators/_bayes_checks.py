@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.likelihoods import Gaussian, Likelihood, named
+from gplvm_xp.likelihoods import Gaussian, Likelihood, NegativeBinomial, Poisson, named
 from gplvm_xp.priors import Prior
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def check_bayesian(model: Any, Y: np.ndarray) -> tuple[int, int]:
         )
     if model.exposure not in (None, "total"):
         raise ValueError(f"exposure={model.exposure!r} was given; expected None or 'total'")
-    if model.exposure is not None and likelihood is None:
+    if model.exposure is not None and not isinstance(likelihood, Poisson | NegativeBinomial):
+        kind = "Gaussian" if likelihood is None else f"{model.likelihood!r}"
         raise ValueError(
-            "exposure='total' is for counts, and the likelihood is Gaussian; give "
+            f"exposure='total' is for counts, and the likelihood is {kind}; give "
             "likelihood='poisson' or 'negative_binomial', or exposure=None"
         )
     if not isinstance(model.priors, Mapping | None):

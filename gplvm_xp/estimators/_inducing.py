@@ -106,7 +106,7 @@ class FittedInducing(FittedEmbedding):
         """
         check_is_fitted(self)
         Y = self._rows(X)
-        mean, variance = self._at(*self._embed(Y), noise=True)
+        mean, variance = self._at(*self._embed(Y), noise=True, exposure=self._exposures(Y))
         gone = np.isnan(Y)
         filled = to_like(np.where(gone, mean, Y), X)
         return (filled, to_like(np.where(gone, variance, 0.0), X)) if return_var else filled
@@ -128,6 +128,10 @@ class FittedInducing(FittedEmbedding):
         return to_like(density, X)
 
     # -- for this family -------------------------------------------------------------------------
+
+    def _exposures(self, Y: np.ndarray) -> np.ndarray | None:
+        """Of rows of counts (N, D), (N,), or None where all rows are alike."""
+        return None
 
     @property
     def _gaussian(self) -> bool:
@@ -168,11 +172,17 @@ class FittedInducing(FittedEmbedding):
         # Noise apart: for a likelihood that is the latent function itself, such as a log rate.
         latents = self._given(X)
         if latents is None:
-            return self._at(*self._embed(self._rows(X)), noise=noise)
+            Y = self._rows(X)
+            return self._at(*self._embed(Y), noise=noise, exposure=self._exposures(Y))
         return self._at(latents, None, noise=noise)
 
     def _at(
-        self, Z: np.ndarray, variance: np.ndarray | None, *, noise: bool
+        self,
+        Z: np.ndarray,
+        variance: np.ndarray | None,
+        *,
+        noise: bool,
+        exposure: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance (N, D) at latents, certain or not, in the data's own units."""
         p = self._post()
@@ -182,7 +192,8 @@ class FittedInducing(FittedEmbedding):
             S = None if variance is None else b.asarray(variance[part])
             m, v = p.moments(b.asarray(Z[part]), S)
             if noise:
-                m, v = p.observed(m, v)
+                own = None if exposure is None else b.asarray(exposure[part, None])
+                m, v = p.observed(m, v, own)
             mean[part], var[part] = b.to_host(m), b.to_host(v)
         if not self._gaussian:
             return mean, var
@@ -210,7 +221,10 @@ class FittedInducing(FittedEmbedding):
         anchors = self._host_embedding[np.linspace(0, n - 1, most).round().astype(np.int64)]
         begin = None if self._host_variance is None else self._host_variance.mean(axis=0)
         rows = self._centred(Y) if gaussian else Y
-        return placed(self._post(), self._prior(), rows, anchors, begin, density=density)
+        return placed(
+            self._post(), self._prior(), rows, anchors, begin,
+            density=density, exposure=self._exposures(Y),
+        )  # fmt: skip
 
 
 __all__ = ["FittedInducing"]

@@ -75,6 +75,7 @@ def placed(
     variance: np.ndarray | None,
     *,
     density: bool = False,
+    exposure: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Latents of rows (N, D), NaN for missing, against a model with inducing inputs.
 
@@ -91,6 +92,8 @@ def placed(
         Variances to begin at; None: the latents are points.
     density : bool
         Whether the density is wanted, not only what was maximised.
+    exposure : ndarray (N,), optional
+        Of rows of counts with uncertain latents.
 
     Returns
     -------
@@ -110,7 +113,8 @@ def placed(
             found = points.solve(begin)
             value = points.log_density(found.mean) if density else found.value
         else:
-            rows = NewLatents.of(p, Y[part])
+            own = None if exposure is None else exposure[part, None]
+            rows = NewLatents.of(p, Y[part], own)
             found = rows.solve(begin, b.asarray(variance))
             S[part] = b.to_host(found.variance)
             value = rows.log_density(found.mean, found.variance) if density else found.value

@@ -23,7 +23,7 @@ from gplvm_xp.estimators._data import Scaling, table, to_like
 from gplvm_xp.estimators._inducing import FittedInducing
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.likelihoods import Likelihood
+from gplvm_xp.likelihoods import Gaussian, Likelihood
 from gplvm_xp.optim import Progress
 from gplvm_xp.priors import Prior
 
@@ -65,8 +65,8 @@ class BayesianGPLVM(FittedInducing):
     scale : bool
         Divide each column by its standard deviation (constant columns are left alone).
     noise_variance : float, optional
-        Starting noise variance, in squared units of the (scaled) data; default a hundredth of its
-        variance.
+        Starting noise variance, in squared units of the (scaled) data; default that of a Gaussian
+        ``likelihood``, or a hundredth of the data's variance.
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
         start has no Cholesky factor, it is raised tenfold up to five times.
@@ -280,7 +280,10 @@ class BayesianGPLVM(FittedInducing):
             likelihood.check(Y, None if exposure is None else exposure[:, None])
             self.mean_, self.scale_ = offsets(likelihood, Y, exposure), np.ones(Y.shape[1])
             view, variance = linear_view(likelihood, Y, exposure), 1.0
-        start = starting(self.kernel, self.noise_variance, self.init, view, q, M, rng, variance)
+        noise = self.noise_variance
+        if noise is None and isinstance(self.likelihood, Gaussian):
+            noise = self.likelihood.variance
+        start = starting(self.kernel, noise, self.init, view, q, M, rng, variance)
         start.kernel.check(q)
         return self._search(X, Y, start, likelihood, rng, state=None)
 
@@ -303,17 +306,16 @@ class BayesianGPLVM(FittedInducing):
         """
         if not hasattr(self, "training_data_"):
             return self.fit(X)
-        Y = table(self, X, reset=False)
-        known = {row.tobytes() for row in self.training_data_}
-        new = np.array([row.tobytes() not in known for row in Y], dtype=bool)
+        Y = self._rows(X)
+        new = self._known(Y) < 0
         mu, S = self._host_embedding, self._host_variance
         if new.any():
-            fresh, spread = self.transform(Y[new], return_var=True)
-            mu, S = np.concatenate([mu, fresh]), np.concatenate([S, spread])
+            fresh, spread, _ = self._placed(Y[new])
+            mu, S = np.concatenate([mu, fresh]), np.concatenate([S, np.asarray(spread)])
         start = Start(self.kernel_, self.noise_variance_, mu, S, self.inducing_inputs_)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         joined = np.concatenate([self.training_data_, Y[new]])
-        return self._search(X, joined, start, self.likelihood_, rng, state=self._joined(mu, S))
+        return self._search(X, joined, start, self.likelihood_, rng, state=self._state)
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
         """Fit, and return the means of the latents of the rows of X, (n, q)."""
@@ -342,10 +344,13 @@ class BayesianGPLVM(FittedInducing):
             callback=self.callback,
         )
         if by_batches(self):
+            fitted = None
+            if state is not None:
+                fitted = self.inducing_mean_, self.inducing_factor_, self.inducing_groups_
             found = search_batches(
                 b, Y, start, likelihood, self.mean_, self.scale_, self._exposures(Y),
                 batch_size=self.batch_size, n_epochs=self.n_epochs, seed=int(rng.integers(2**31)),
-                s=settings, state=state or {},
+                s=settings, state=state or {}, posterior=fitted,
             )  # fmt: skip
         else:
             found = search(
@@ -361,18 +366,6 @@ class BayesianGPLVM(FittedInducing):
         if self.exposure is None or self.likelihood is None:
             return None
         return row_totals(Y, self.mean_total_)[0]
-
-    def _joined(self, mu: np.ndarray, S: np.ndarray) -> Mapping[str, np.ndarray]:
-        """The state of the last search, with rows for those that have joined since."""
-        state = dict(self._state)
-        if state and state["rows"].shape[0] < mu.shape[0]:
-            new = slice(state["rows"].shape[0], None)
-            moments = np.zeros((mu[new].shape[0], state["rows"].shape[1] - 2 * mu.shape[1]))
-            fresh = np.concatenate([mu[new], np.log(S[new]), moments], axis=1)
-            state["rows"] = np.concatenate([state["rows"], fresh])
-            # Batches of another table: the next epoch begins.
-            state["epoch"], state["place"] = state["epoch"] + 1, np.asarray(0)
-        return state
 
     def _adopt(self, found: FoundBayes, X: Array, Y: np.ndarray) -> None:
         """Take over what a search found."""

@@ -69,8 +69,7 @@ class SparseGPLVM(FittedInducing):
         variance.
     warm_up : int
         Steps during which the noise stays at its start, so that it can't swallow the signal before
-        the latents have found it. From the default start that was not needed on the tables measured
-        (docs/benchmarks.md), and the ends were worse with it.
+        the latents have found it. The default start has enough of it not to need this.
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
         start has no Cholesky factor, it is raised tenfold up to six times.

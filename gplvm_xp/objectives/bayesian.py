@@ -131,8 +131,6 @@ class InducingObjective(ABC):
     ------
     ValueError
         If a prior or a held name is not the name of a parameter.
-    NotEnoughMemoryError
-        If an evaluation does not fit, see :meth:`memory`; nothing is allocated then.
     """
 
     kernel: Kernel
@@ -164,14 +162,6 @@ class InducingObjective(ABC):
                 raise ValueError(f"{label} names {unknown}; the parameters are {names}")
         free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
         object.__setattr__(self, "layout", Layout(free))
-        r = self.data.totals.outputs.size
-        self.backend.require_memory(
-            self.memory(),
-            f"the bound of {self.mu.shape[0]} rows with {self.Z.shape[0]} inducing inputs and "
-            f"{r} group(s) of columns that share their observed rows",
-            "use a smaller n_inducing, dtype='float32' (half of it), minibatches, or a machine "
-            "with more memory",
-        )
 
     def memory(self) -> int:
         """Bytes that an evaluation takes beside the data, about and rather too many.
@@ -180,7 +170,7 @@ class InducingObjective(ABC):
         temporaries of a chunk of rows.
         """
         (n, q), M = self.mu.shape, self.Z.shape[0]
-        r, D = self.data.totals.outputs.size, self.data.Y.shape[1]
+        r, D = self.data.totals.outputs.size, self.data.totals.which.size
         size = self.backend.itemsize
         held = size * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
         chunk = min(CHUNK_BYTES, size * n * M * M) + 8 * min(ROWS_BYTES, size * n * max(M, D))
@@ -192,7 +182,20 @@ class InducingObjective(ABC):
         return backend.of(self.data.Y)
 
     def start(self) -> Array:
-        """The starting point: the flat unconstrained vector, on the device."""
+        """The starting point: the flat unconstrained vector, on the device.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If evaluations do not fit, see :meth:`memory`; nothing is allocated then.
+        """
+        self.backend.require_memory(
+            self.memory(),
+            f"the bound of {self.mu.shape[0]} rows with {self.Z.shape[0]} inducing inputs and "
+            f"{self.data.totals.outputs.size} group(s) of columns with the same observed rows",
+            "use a smaller n_inducing, dtype='float32' (half of it), minibatches, or a machine "
+            "with more memory",
+        )
         return self.backend.asarray(self.layout.start())
 
     def values(self, x: Array) -> Values:

@@ -148,7 +148,10 @@ def fit_minibatch(
                 break
             if search.failures > max_failures:
                 status = "failed"
-                message = f"{search.failures} steps led to no finite bound; lower the rates"
+                message = (
+                    f"{search.failures} steps led to no finite bound; lower the rates, or raise "
+                    "the jitter (in float32 to 1e-3)"
+                )
                 break
             if callback is None or estimate is None:
                 continue

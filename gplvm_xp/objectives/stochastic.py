@@ -60,7 +60,9 @@ class MinibatchObjective:
     samples : int
         Draws for each row and step where latents are sampled, in antithetic pairs.
     jitter : float
-        As in :func:`gplvm_xp.objectives.bayesian.inducing_gram`; part of the model.
+        As in :func:`gplvm_xp.objectives.bayesian.inducing_gram`; part of the model. In float32
+        Gaussian noise needs about 1e-3: L_u⁻¹ Ψ2 L_u⁻ᵀ loses as many digits as K_uu has. Sampled
+        latents do without.
 
     Raises
     ------
