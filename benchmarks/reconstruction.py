@@ -136,7 +136,9 @@ def averaged(rows: list[dict[str, Any]], by: tuple[str, ...]) -> list[dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one split, few steps, nothing written")
+    parser.add_argument(
+        "--quick", action="store_true", help="one split, few steps, nothing written"
+    )
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--max-iter", type=int, default=1000)
     parser.add_argument("--part", choices=("rows", "entries", "both"), default="both")

@@ -124,8 +124,9 @@ def starting(
     """Starting values from a centred table (n, D), NaN for missing; ``variance`` is the kernel's.
 
     The latents are ``init``'s with variances of a tenth of the prior's; inducing inputs are
-    k-means++ picks among them; the lengthscale of a dimension is 1/√5 of its range there, so that
-    wide dimensions begin smooth, and narrow ones as short as they are.
+    k-means++ picks among them; the lengthscale of a dimension is 1/√5 of the geometric mean of its
+    range there and the widest's. With its own range alone rows lie so far from each other in many
+    dimensions that the fit explains nothing; with the widest's alone narrow ones do not count.
     """
     variance = float(np.nanmean(Y**2)) if variance is None else variance
     mu = starts.latents(init, Y, q, rng)
@@ -133,8 +134,9 @@ def starting(
     widest = float(spread.max())
     if kernel is None:
         # A dimension that the start leaves flat begins irrelevant, not infinitely sensitive.
-        ell = np.where(spread > 1e-3 * widest, spread, widest if widest > 0 else 1.0) / math.sqrt(5)
-        kernel = RBF(variance, tuple(float(v) for v in ell))
+        widest = widest if widest > 0 else 1.0
+        own = np.where(spread > 1e-3 * widest, spread, widest)
+        kernel = RBF(variance, tuple(float(v) for v in np.sqrt(own * widest / 5.0)))
     return Start(
         kernel,
         0.01 * variance if noise is None else noise,
@@ -215,11 +217,10 @@ def _once(
             objective, result, jitter = _minimised(
                 b, data, start, {"noise"}, jitter, warm, s, callback
             )
-            curve += result.values[:-1]
-            v = objective.values(result.x)
-            start = _as_start(b, start, v)
             if result.status in ("interrupted", "stopped", "time_limit"):
-                return _ended(b, Y, objective, result, curve, jitter)
+                return _ended(b, Y, objective, result, [], jitter)
+            curve += result.values[:-1]
+            start = _as_start(b, start, objective.values(result.x))
         left = s.max_iter - len(curve)
         later = _after(callback, len(curve))
         objective, result, jitter = _minimised(b, data, start, set(), jitter, left, s, later)

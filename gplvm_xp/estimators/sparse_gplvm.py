@@ -69,7 +69,7 @@ class SparseGPLVM(FittedInducing):
         variance.
     warm_up : int
         Steps during which the noise stays at its start, so that it can't swallow the signal before
-        the latents have found it. The default start has enough of it not to need this.
+        the latents have found it. The default start, a tenth of the variance, does not need it.
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
         start has no Cholesky factor, it is raised tenfold up to six times.
