@@ -94,7 +94,7 @@ def gpy(
     except ImportError:
         return None
     centred = Y - Y.mean(axis=0)
-    np.random.seed(seed)  # GPy draws from the global state.
+    np.random.seed(seed)  # noqa: NPY002 (what GPy draws from)
     begin = time.perf_counter()
     if own_start:
         kernel = GPy.kern.RBF(Q, ARD=True)

@@ -50,8 +50,8 @@ def embed(name: str, data: Any, pictures: Path | None, **settings: Any) -> dict[
     by_slope = model.embedding_ / model.embedding_.std(axis=0) * np.sqrt(model.relevance_)
     on = model.relevance_ > 0.01
     if pictures is not None:
-        picture(pictures / f"{name.replace(' ', '_').replace(',', '')}.png", name, data, by_slope[:, two],
-                linear[:, :2])  # fmt: skip
+        path = pictures / f"{name.replace(', ', '_')}.png"
+        picture(path, name, data, by_slope[:, two], linear[:, :2])
     return {
         "table": name,
         "rows × columns": f"{Y.shape[0]} × {Y.shape[1]}",
@@ -79,7 +79,12 @@ def picture(path: Path, name: str, data: Any, ours: np.ndarray, linear: np.ndarr
     for ax, X, title in zip(axes, (ours, linear), ("BayesianGPLVM", "PCA"), strict=True):
         for k, kind in enumerate(kinds):
             mine = data.labels == kind
-            ax.scatter(*X[mine].T, s=9, color=plt.get_cmap("tab10")(k % 10), label=str(kind))
+            ax.scatter(
+                *X[mine].T,
+                s=9,
+                color=plt.get_cmap("tab10")(k % 10),
+                label=data.label_names[int(kind)],
+            )
         ax.set_title(f"{name}: {title}")
     axes[0].legend(fontsize=6)
     figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -24,7 +24,7 @@ from gplvm_xp import BayesianGPLVM, datasets
 from gplvm_xp.metrics import mean_absolute_error, negative_log_density
 
 TRAIN, VALID, SEED = 1000, 150, 0
-RANKS = (10, 20, 30, 40, 50, 60, 80)
+RANKS = (10, 30, 50, 80, 100, 150, 200, 250)
 # (q, M, whether the PCA start has unit variance in every dimension)
 SETTINGS = ((30, 100, False), (30, 100, True), (50, 100, True))
 PUBLISHED = (("Bayesian GP-LVM, q 30, published", 7.40), ("GP-LVM, q 5, published", 9.73))
@@ -122,8 +122,10 @@ def main() -> None:
         "Errors in grey levels (0 to 255) over the hidden half of the pixels of each face, split "
         f"by seed {SEED}, pixels by seed {SEED + 1}. Of our settings only the one with the least "
         "error on 150 training faces, unseen by its fit, was fitted to all 1000 and "
-        "judged on the test faces. Probabilistic PCA is judged on them for every q. The published "
-        "errors are of other splits.",
+        "judged on the test faces. Probabilistic PCA is judged on them for every q: it goes on "
+        "improving far beyond the q of 50 up to which it is usually shown, to nearly full rank "
+        "(a Gaussian whose small eigenvalues are shrunk), which no model of tens of dimensions "
+        "reaches here. The published errors are of other splits.",
     )
 
 

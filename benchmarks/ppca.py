@@ -75,7 +75,7 @@ class PPCA:
 
 
 def chosen_rank(Y: np.ndarray, ranks: range, rng: np.random.Generator) -> int:
-    """The rank that fills a tenth of the observed entries best, by squares; no test entry is seen."""
+    """The rank that fills a tenth of the observed entries best, hidden for this purpose."""
     hidden = ~np.isnan(Y) & (rng.random(Y.shape) < 0.1)
     shown = np.where(hidden, np.nan, Y)
 

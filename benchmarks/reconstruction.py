@@ -1,8 +1,8 @@
 """Oil flow: reconstruction of rows that were held out, and of entries that are missing.
 
 Held-out rows: 950 rows train and 50 test, drawn by scikit-learn's ``train_test_split`` with the
-seed, q = 12, M = 25, as in Lalchand, Ravuri & Lawrence (AISTATS 2022), who took 60 000 steps. A test
-row is seen whole, embedded, and reconstructed from its latents alone.
+seed, q = 12, M = 25, as in Lalchand, Ravuri & Lawrence (AISTATS 2022), who took 60 000 steps. A
+test row is seen whole, embedded, and reconstructed from its latents alone.
 
 Missing entries: shares of the 950 rows' entries are hidden at random before the fit and filled
 after it; then the same of the test rows, by the same model. Beside it the column means and
@@ -80,8 +80,7 @@ def held_out(Y: np.ndarray, seed: int, steps: int, scale: bool) -> dict[str, Any
 def hidden(Y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Where entries are hidden; every row and column keeps some."""
     u = rng.random(Y.shape)
-    gone = (u < share) & (u < u.max(axis=1, keepdims=True))
-    return gone
+    return np.asarray((u < share) & (u < u.max(axis=1, keepdims=True)))
 
 
 def missing(Y: np.ndarray, seed: int, share: float, fits: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,8 +127,10 @@ def averaged(rows: list[dict[str, Any]], by: tuple[str, ...]) -> list[dict[str, 
         for name in (k for k in mine[0] if k not in (*by, "split")):
             values = [row[name] for row in mine if row[name] is not None]
             one[name] = float(np.mean(values)) if values else None
-            if name.startswith("RMSE") and len(values) > 1:
-                one[f"± {name}"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
+            if name.startswith("RMSE"):
+                several = len(values) > 1
+                error = float(np.std(values, ddof=1) / len(values) ** 0.5) if several else None
+                one[f"± {name}"] = error
         out.append(one)
     return out
 

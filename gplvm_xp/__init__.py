@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gplvm_xp import (
         datasets,
+        engine,
         errors,
         io,
         kernels,
@@ -48,7 +49,7 @@ _HOME = {
     "why_no_gpu": "gplvm_xp.backend",
 }
 _MODULES = (
-    "datasets", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators", "optim",
+    "datasets", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators", "optim",
     "plot", "posteriors", "priors", "testing", "variational",
 )  # fmt: skip
 
@@ -72,6 +73,7 @@ __all__ = [
     "SparseGPLVM",
     "VariationalGP",
     "datasets",
+    "engine",
     "errors",
     "io",
     "kernels",

@@ -96,13 +96,16 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
     "estimators/": {
         "float(accuracy_score(host(y), found, sample_weight=sample_weight))": "a host metric",
         "float(r2_score(host(y), found, sample_weight=sample_weight))": "a host metric",
-        "bool(self.scale)": "an argument", "float(value)": "an argument",
+        "bool(self.scale)": "an argument", "bool(model.scale)": "an argument", "float(value)": "an argument",
         "bool(flag)": "an argument", "int(n)": "numbers of cells", "int(value)": "an argument",
         "bool(model.inference == 'minibatch')": "an argument", "float('nan')": "no array",
         "int(rng.integers(2 ** 31))": "random numbers are the host's",
         "float(spread.max())": "starting latents, on the host", "float(X.std())": "the same",
         "float(v)": "starting values", "float(np.nanmean(Y ** 2))": "the validated table",
         "float(totals.mean())": "the validated table",
+        "float(np.sqrt(np.nanmean(self._centred(self.training_data_) ** 2)))":
+            "the validated table",
+        "diagonal.mean().item()": "kernel and inducing inputs of the driver, on the host",
         "a.item()": "the state of a search, on the host", "float(np.mean(last))": "its curve",
         "int(np.sum(self.relevance_ > ACTIVE))": "slopes of host predictions",
         "int(self._host_embedding.shape[1])": "a shape",

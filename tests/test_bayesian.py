@@ -600,6 +600,19 @@ def test_failure_is_an_infinite_value(case, block, value, kind):
     assert case.to_numpy(f) == np.inf
 
 
+def test_a_prior_that_is_nowhere(monkeypatch):
+    """Whatever is not finite is a failure, also where all factors exist."""
+    for wrong in (np.nan, np.inf, -np.inf):
+        monkeypatch.setattr(Gamma, "log_density", lambda self, x, wrong=wrong: (x + wrong, x))
+        fun = posed("bayesian", KERNELS["rbf-ard"])
+        assert np.isfinite(fun.value_and_grad(fun.start())[0])
+        mu, S, Z, Y = problem()
+        fun = objective(
+            backend.get("numpy"), KERNELS["rbf-ard"], mu, S, Z, Y, priors={"noise": Gamma()}
+        )
+        assert fun.value_and_grad(fun.start())[0] == np.inf
+
+
 def test_coincident_inducing_inputs():
     mu, S, Z, Y = problem()
     Z[2] = Z[0]

@@ -46,7 +46,9 @@ def counts(n=60, D=8, seed=0, depth=None):
 
 
 def quick(**options):
-    return BayesianGPLVM(**{"n_components": 2, "n_inducing": 8, "max_iter": 40, "random_state": 0} | options)
+    return BayesianGPLVM(
+        **{"n_components": 2, "n_inducing": 8, "max_iter": 40, "random_state": 0} | options
+    )
 
 
 def by_minibatch(**options):
@@ -134,11 +136,13 @@ def test_two_of_six_dimensions_are_found():
 
 
 def test_noise_alone_switches_all_dimensions_off():
-    Y = np.random.default_rng(0).standard_normal((50, 10))
-    model = quick(max_iter=300, noise_variance=1.0).fit(Y)
+    Y = smooth(50, 20, noise=1.0, rough=0.4)[1]
+    model = quick(max_iter=300, n_inducing=15).fit(Y)
+    # Not exactly where the search ends: it is of no matter which dimension moves the data most.
+    assert np.all(model.embedding_.std(axis=0) < 1e-2)
     assert model.n_active_ == 0
     np.testing.assert_array_equal(model.relevance_, 0.0)
-    np.testing.assert_allclose(model.noise_variance_, Y.var(), rtol=0.1)
+    np.testing.assert_allclose(model.noise_variance_, Y.var(axis=0).mean(), rtol=0.1)
 
 
 def test_the_warm_up_holds_the_noise():
@@ -302,8 +306,10 @@ def test_progress_bar(capsys, model):
 def test_partial_fit_goes_on():
     Y = data()
     model = quick(max_iter=20).fit(Y)
-    before, first = model.lower_bound_, model.loss_curve_[-1]
+    before, first, noise = model.lower_bound_, model.loss_curve_[-1], model.noise_variance_
     model.partial_fit(Y)
+    # There is no second warm-up.
+    assert model.noise_variance_ != noise
     np.testing.assert_allclose(model.loss_curve_[0], first, rtol=1e-9)
     assert model.lower_bound_ > before
     assert model.training_data_.shape == Y.shape
@@ -358,15 +364,16 @@ def test_minibatches_go_on_also_from_a_file(likelihood, tmp_path):
 def test_new_rows_join_minibatches_and_part_groups():
     """A new row's gaps part columns that shared all rows."""
     Y = data(n=50)
+    Y[3, 3] = np.nan
     model = by_minibatch(n_epochs=20).fit(Y[:40])
-    assert model.inducing_factor_.shape[0] == 1
+    assert model.inducing_factor_.shape[0] == 2
     before = model.lower_bound_
     gaps = Y[40:].copy()
     gaps[0, :2] = gaps[1, 5] = np.nan
     model.n_epochs = 2
     model.partial_fit(gaps)
     assert model.embedding_.shape == (50, 2)
-    assert model.inducing_factor_.shape[0] == 3
+    assert model.inducing_factor_.shape[0] == 4
     assert model.lower_bound_ > before - 50.0
     model.partial_fit(gaps)
     assert model.embedding_.shape == (50, 2)
@@ -445,7 +452,8 @@ def test_score_is_in_the_units_of_the_data():
     Y, unit = data(n=20), np.arange(1.0, 7.0)
     options = {"scale": True, "max_iter": 20}
     one, other = quick(**options).fit(Y), quick(**options).fit(Y * unit)
-    np.testing.assert_allclose(other.lower_bound_, one.lower_bound_ - 20 * np.log(unit).sum())
+    want = one.lower_bound_ - 20 * np.log(unit).sum()
+    np.testing.assert_allclose(other.lower_bound_, want, rtol=1e-5)
     rows = Y[:4] + 0.01
     np.testing.assert_allclose(
         other.score_samples(rows * unit), one.score_samples(rows) - np.log(unit).sum(), rtol=1e-4
@@ -596,7 +604,11 @@ def test_no_factor_at_all_is_an_error_with_advice():
 def test_float32():
     Y = data()
     single, double = (quick(dtype=d, max_iter=60).fit(Y) for d in ("float32", "float64"))
-    assert single.lower_bound_ > double.lower_bound_ - 0.2 * abs(double.lower_bound_)
+    assert single.embedding_.dtype == np.float64
+    # Its gradients are those of rounded numbers, and the search ends early.
+    assert single.lower_bound_ > double.lower_bound_ - 150.0
+    share = single.jitter_ / single.kernel_.variance
+    np.testing.assert_allclose(share, 3e-4, rtol=1e-4)
     assert single.relevance_.max() == 1.0
     np.testing.assert_allclose(single.predict(Y), Y, atol=0.5)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gplvm_xp import BayesianGPLVM
+from gplvm_xp import BayesianGPLVM, SparseGPLVM
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:n_components=2 and X has 2 features:UserWarning"),
     # A check that needs an optional library skips itself with this.
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
 ]
@@ -20,13 +21,15 @@ pytestmark = [
     [
         BayesianGPLVM(2, n_inducing=5, max_iter=5),
         BayesianGPLVM(2, n_inducing=5, inference="minibatch", n_epochs=2),
+        SparseGPLVM(2, n_inducing=5, max_iter=5),
+        SparseGPLVM(2, n_inducing=5, approximation="fitc", max_iter=5),
     ]
 )
 def test_conformance(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("model", [BayesianGPLVM()], ids=repr)
+@pytest.mark.parametrize("model", [BayesianGPLVM(), SparseGPLVM()], ids=repr)
 def test_tags(model):
     tags = model.__sklearn_tags__()
     assert tags.input_tags.allow_nan

@@ -78,9 +78,7 @@ def _free_cores(least: int = 4) -> int:
     return max(1, min(threads, (os.cpu_count() or 1) - others))
 
 
-def _in_order(
-    function: Callable[[Any], Result], work: list[Any], workers: int
-) -> Iterator[Result]:
+def _in_order(function: Callable[[Any], Result], work: list[Any], workers: int) -> Iterator[Result]:
     """``function`` of every piece, in order, by threads that find the BLAS without its own.
 
     The small products inside a piece must not start those, and the bits must not depend on them.

@@ -130,13 +130,8 @@ def starting(
     """
     variance = float(np.nanmean(Y**2)) if variance is None else variance
     mu = starts.latents(init, Y, q, rng)
-    spread = np.ptp(mu, axis=0)
-    widest = float(spread.max())
     if kernel is None:
-        # A dimension that the start leaves flat begins irrelevant, not infinitely sensitive.
-        widest = widest if widest > 0 else 1.0
-        own = np.where(spread > 1e-3 * widest, spread, widest)
-        kernel = RBF(variance, tuple(float(v) for v in np.sqrt(own * widest / 5.0)))
+        kernel = first_kernel(mu, variance)
     return Start(
         kernel,
         0.01 * variance if noise is None else noise,
@@ -144,6 +139,15 @@ def starting(
         np.full(mu.shape, 0.1),
         inducing_inputs(mu, M, rng),
     )
+
+
+def first_kernel(mu: np.ndarray, variance: float) -> Kernel:
+    """The default kernel for starting latents (n, q): see :func:`starting`."""
+    spread = np.ptp(mu, axis=0)
+    widest = float(spread.max()) or 1.0
+    # A dimension that the start leaves flat begins irrelevant, not infinitely sensitive.
+    own = np.where(spread > 1e-3 * widest, spread, widest)
+    return RBF(variance, tuple(float(v) for v in np.sqrt(own * widest / 5.0)))
 
 
 def inducing_inputs(X: np.ndarray, M: int, rng: np.random.Generator) -> np.ndarray:
@@ -313,4 +317,12 @@ def _ended(
     )
 
 
-__all__ = ["FoundBayes", "Settings", "Start", "inducing_inputs", "search", "starting"]
+__all__ = [
+    "FoundBayes",
+    "Settings",
+    "Start",
+    "first_kernel",
+    "inducing_inputs",
+    "search",
+    "starting",
+]

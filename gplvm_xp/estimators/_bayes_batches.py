@@ -22,13 +22,15 @@ from gplvm_xp.likelihoods import (
     NegativeBinomial,
     Poisson,
 )
-from gplvm_xp.objectives.minibatch_fit import fit_minibatch
+from gplvm_xp.objectives.minibatch_fit import fit_minibatch, lower_bound
 from gplvm_xp.objectives.minibatch_state import MinibatchState
 from gplvm_xp.objectives.stochastic import MinibatchObjective, link_offsets
 from gplvm_xp.optim import Progress
 
 # Of a search that goes on from a file: past the warm-up, and past the long steps in q(U).
 _LATE = 1000
+# With more outputs than this, all share the covariance of q(u): a factor each costs D M³ a step.
+MOST_FACTORS = 100
 _COUNTS = (Poisson, NegativeBinomial, BinomialLogit)
 _BINARY = (BernoulliLogit, BernoulliProbit)
 
@@ -109,6 +111,8 @@ def search_batches(
     which = None
     if gaussian and np.isnan(Y).any():
         which = np.ravel(np.unique(~np.isnan(Y), axis=1, return_inverse=True)[1])
+    elif not gaussian and Y.shape[1] > MOST_FACTORS:
+        which = np.zeros(Y.shape[1], dtype=np.int64)
     objective = MinibatchObjective(
         kernel=start.kernel,
         likelihood=kind,
@@ -146,8 +150,7 @@ def search_batches(
     theta = b.asarray(result.kernel.theta())
     diagonal = result.kernel.diag(theta, result.Z)
     found = result.likelihood
-    last = result.curve[-steps:]
-    bound = float(np.mean(last)) if last.size else -math.inf
+    bound = lower_bound(objective, result, batch_size=size, seed=seed)
     return FoundBayes(
         kernel=result.kernel,
         noise=found.variance if isinstance(found, Gaussian) else math.nan,

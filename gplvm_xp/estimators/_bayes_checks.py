@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gplvm_xp.kernels import Kernel
@@ -23,7 +22,7 @@ OPTIMIZERS = ("scipy", "lbfgs", "adam")
 MOST_COMPONENTS, MOST_INDUCING = 10, 50
 
 
-def check_bayesian(model: Any, Y: np.ndarray) -> tuple[int, int]:
+def check_bayesian(model: Any, shape: tuple[int, int]) -> tuple[int, int]:
     """Number of latent dimensions and of inducing inputs for a table (n, D).
 
     Raises
@@ -31,14 +30,16 @@ def check_bayesian(model: Any, Y: np.ndarray) -> tuple[int, int]:
     ValueError, TypeError
         Where a parameter does not fit the table, or another one.
     """
-    n, D = Y.shape
+    n, D = shape
     if n < 2:
         raise ValueError(
             f"X has {n} sample(s) (rows); a latent space needs at least 2: give more rows, or "
             "transpose the table if its rows are the variables"
         )
-    q = _number(model, "n_components", min(n - 1, D), MOST_COMPONENTS, "rows less one and columns")
-    M = _number(model, "n_inducing", n, MOST_INDUCING, "rows")
+    q = whole_number(
+        model, "n_components", min(n - 1, D), MOST_COMPONENTS, "rows less one and columns"
+    )
+    M = whole_number(model, "n_inducing", n, MOST_INDUCING, "rows")
     for name, choices in (("inference", INFERENCES), ("optimizer", OPTIMIZERS)):
         if getattr(model, name) not in choices:
             raise ValueError(
@@ -86,18 +87,26 @@ def check_bayesian(model: Any, Y: np.ndarray) -> tuple[int, int]:
     return q, M
 
 
-def _number(model: Any, name: str, most: int, usual: int, of_what: str) -> int:
+def whole_number(model: Any, name: str, most: int, usual: int, of_what: str) -> int:
+    """A parameter from 1 to ``most``; None is ``usual``, or as many as there may be.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
     value = getattr(model, name)
     if value is None:
         return min(usual, most)
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r} was given; expected an integer of 1 or more, or None")
-    if value > most:
+    number = int(value)
+    if number > most:
         raise ValueError(
-            f"{name}={value} was given; expected at most {most}, the number of {of_what} of X: "
+            f"{name}={number} was given; expected at most {most}, the number of {of_what} of X: "
             f"lower {name}, or use None"
         )
-    return int(value)
+    return number
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -187,4 +196,5 @@ __all__ = [
     "chosen_likelihood",
     "restored_inducing",
     "say_how_it_ended",
+    "whole_number",
 ]

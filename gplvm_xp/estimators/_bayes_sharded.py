@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.sharded import Globals
 from gplvm_xp.objectives.sharded_fit import ShardedSettings, fit_sharded
 from gplvm_xp.optim import Limits
+from gplvm_xp.priors import Prior
 
 
 def is_lazy(X: Any) -> bool:
@@ -89,6 +91,11 @@ def search_sharded(
         )
     end, result = fit.end, fit.result
     assert fit.S is not None
+    bound = -result.value - _log_priors(end, s.priors)
+    if start is None:
+        # Nobody else can count the entries of rows that are not here.
+        t = fit.table.totals
+        bound -= float(np.sum((t.entries / t.outputs)[t.which] * np.log(fit.table.scale)))
     diagonal = end.kernel.diag(end.kernel.theta(), end.Z)
     found = FoundBayes(
         kernel=end.kernel,
@@ -102,7 +109,7 @@ def search_sharded(
         which=fit.table.totals.which,
         offset=np.zeros(fit.table.mean.size),
         jitter=s.jitter * diagonal.mean().item(),
-        bound=-result.value,
+        bound=bound,
         value=result.value,
         curve=fit.curve,
         steps=len(fit.curve) - 1,
@@ -111,6 +118,13 @@ def search_sharded(
         message=result.message,
     )
     return found, fit.table.mean, fit.table.scale
+
+
+def _log_priors(end: Globals, priors: Mapping[str, Prior]) -> float:
+    """Log densities of the shared parameters, which are in the objective and not in the bound."""
+    values = {block.name: block.value for block in end.kernel.blocks()}
+    values |= {"noise": np.asarray(end.noise), "Z": end.Z}
+    return float(sum(prior.log_density(values[name])[0] for name, prior in priors.items()))
 
 
 __all__ = ["is_lazy", "search_sharded"]

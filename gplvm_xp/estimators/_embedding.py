@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from numbers import Integral
 from os import PathLike
@@ -20,7 +21,7 @@ from gplvm_xp.priors import Gaussian, Prior
 
 # At about so many rows, or all where fewer, slopes are averaged.
 _SLOPES = 5000
-# A latent that moves the data by less than this share of its deviation does not matter.
+# A latent that moves the data by less than this share of the noise's deviation does not matter.
 _STILL = 1e-3
 
 
@@ -137,17 +138,14 @@ class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
         Root mean square over the training rows of the latent's deviation times the slope of the
         reconstructed data along it: for an RBF, a dimension that is narrow beside its lengthscale
-        scores near 0. All are 0 where none moves the data by a thousandth of its deviation: then
-        the fit found nothing but noise.
+        scores near 0. All are 0 where none moves the data by a thousandth of the noise's deviation
+        (other likelihoods: a latent function by a thousandth): the fit found nothing but noise.
         """
         check_is_fitted(self)
         out = self._host_embedding.std(axis=0) * np.sqrt(self._squared_slopes())
-        moves = out.max() > _STILL * self._deviation()
+        variance = float(self.noise_variance_)
+        moves = out.max() > _STILL * (1.0 if math.isnan(variance) else math.sqrt(variance))
         return np.asarray(out / out.max() if moves else np.zeros_like(out))
-
-    def _deviation(self) -> float:
-        """Of an entry of the scaled data, what slopes are compared with."""
-        return float(np.sqrt(np.nanmean(self._centred(self.training_data_) ** 2)))
 
     def _squared_slopes(self) -> np.ndarray:
         """Mean square over rows and columns of the scaled data's slope along each latent, (q,)."""

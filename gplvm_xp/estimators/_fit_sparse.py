@@ -13,7 +13,7 @@ import numpy as np
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._bayes import inducing_inputs
-from gplvm_xp.estimators._bayes_checks import _number
+from gplvm_xp.estimators._bayes_checks import whole_number
 from gplvm_xp.estimators._fit import (
     HALTED,
     Callback,
@@ -95,7 +95,7 @@ def check_sparse(model: Any, Y: np.ndarray) -> int:
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"warm_up={steps!r} was given; expected an integer of 0 or more")
     check_parameters(model, Y)
-    return _number(model, "n_inducing", Y.shape[0], MOST_INDUCING, "rows")
+    return whole_number(model, "n_inducing", Y.shape[0], MOST_INDUCING, "rows")
 
 
 def search_sparse(

@@ -137,10 +137,6 @@ class FittedInducing(FittedEmbedding):
     def _gaussian(self) -> bool:
         return self.likelihood_ is None or isinstance(self.likelihood_, likelihoods.Gaussian)
 
-    def _deviation(self) -> float:
-        # Slopes are those of latent functions, such as log rates: their unit is 1.
-        return super()._deviation() if self._gaussian else 1.0
-
     def _condition(self, b: Backend) -> InducingPosterior:
         gaussian = self._gaussian
         return InducingPosterior.of(

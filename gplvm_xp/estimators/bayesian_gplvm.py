@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils import check_random_state
 
-from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
-from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, search, starting
-from gplvm_xp.estimators._bayes_batches import linear_view, offsets, row_totals, search_batches
-from gplvm_xp.estimators._bayes_checks import (
-    by_batches,
-    check_bayesian,
-    chosen_likelihood,
-    restored_inducing,
-    say_how_it_ended,
+from gplvm_xp.estimators._bayes import FoundBayes, Start
+from gplvm_xp.estimators._bayes_checks import chosen_likelihood, restored_inducing, say_how_it_ended
+from gplvm_xp.estimators._bayes_run import (
+    exposures,
+    over_shards,
+    prepared,
+    random,
+    run,
+    run_shards,
 )
-from gplvm_xp.estimators._data import Scaling, table, to_like
+from gplvm_xp.estimators._bayes_sharded import is_lazy
+from gplvm_xp.estimators._data import table, to_like
 from gplvm_xp.estimators._inducing import FittedInducing
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.likelihoods import Gaussian, Likelihood
+from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.optim import Progress
 from gplvm_xp.priors import Prior
 
@@ -69,7 +70,8 @@ class BayesianGPLVM(FittedInducing):
         ``likelihood``, or a hundredth of the data's variance.
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
-        start has no Cholesky factor, it is raised tenfold up to five times.
+        start has no Cholesky factor, it is raised tenfold up to five times. In float32 it is at
+        least 3e-4, as rounding would spoil the gradient.
     warm_up : int
         Steps of the collapsed fit during which the noise stays at its start, so that it can't
         swallow the signal before latents and lengthscales have found it.
@@ -84,6 +86,11 @@ class BayesianGPLVM(FittedInducing):
         Further starts with noise added to the latents; the best end is kept (collapsed).
     batch_size, n_epochs : int
         Rows of a step, and passes over the data (minibatch).
+    engine : None, "serial", "dask", "mpi", a distributed.Client or Engine
+        Who holds the rows: this process, or workers of which each keeps a part of them (collapsed;
+        L-BFGS over the workers whatever ``optimizer`` says). See :mod:`gplvm_xp.engine`.
+    checkpoint : path, optional
+        A file that is written every ten steps, for ``fit(X, resume=True)`` (collapsed).
     time_limit : float, optional
         Seconds after which no further evaluation begins; the best state so far is kept.
     callback : callable, optional
@@ -106,12 +113,15 @@ class BayesianGPLVM(FittedInducing):
         S, their variances.
     relevance_ : ndarray (q,)
         Mean squared slope of the reconstruction along each dimension times the variance of the
-        latents there, largest 1: how much of the data moves with it.
+        latents there, largest 1: how much of the data moves with it. All 0 where the fit took all
+        of the data for noise.
     n_active_ : int
         Dimensions whose relevance is above 0.01.
     inducing_inputs_ : ndarray (M, q)
     inducing_mean_, inducing_factor_, inducing_groups_ : ndarray (M, D), (r, M, M), (D,)
-        The inducing outputs, whitened: u_d = L (mean_d + factor_k ε), L Lᵀ = k(Z, Z) + jitter.
+        The inducing outputs, whitened: u_d = L (mean_d + factor_k ε), L Lᵀ = k(Z, Z) + jitter. With
+        Gaussian noise outputs observed on the same rows share a factor; with another likelihood
+        each has its own, or, with more than 100 outputs, all share one.
     kernel_ : Kernel
         With the learned values.
     noise_variance_ : float
@@ -132,6 +142,7 @@ class BayesianGPLVM(FittedInducing):
         How the fit ended: "converged", "max_steps", "stopped", "interrupted", "time_limit",
         "failed", or "finished" for minibatches.
     training_data_ : ndarray (n, D)
+        Without rows where X was a Dask array.
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -170,7 +181,8 @@ class BayesianGPLVM(FittedInducing):
         "mean_": SavedArray("D"),
         "scale_": SavedArray("D", holds="positive"),
         "loss_curve_": SavedArray("k", holds="any"),
-        "training_data_": SavedArray("nD", holds="missing"),
+        # Not of as many rows where they stayed with workers.
+        "training_data_": SavedArray("tD", holds="missing"),
     }
     _saved_values: ClassVar[dict[str, SavedValue]] = {
         "noise_variance_": SavedValue(float),
@@ -208,6 +220,8 @@ class BayesianGPLVM(FittedInducing):
         n_restarts: int = 0,
         batch_size: int = 256,
         n_epochs: int = 100,
+        engine: Any = None,
+        checkpoint: str | PathLike[str] | None = None,
         time_limit: float | None = None,
         callback: Callable[[Progress], bool | None] | None = None,
         progress: bool = False,
@@ -233,6 +247,8 @@ class BayesianGPLVM(FittedInducing):
         self.n_restarts = n_restarts
         self.batch_size = batch_size
         self.n_epochs = n_epochs
+        self.engine = engine
+        self.checkpoint = checkpoint
         self.time_limit = time_limit
         self.callback = callback
         self.progress = progress
@@ -242,14 +258,18 @@ class BayesianGPLVM(FittedInducing):
 
     # -- fitting ---------------------------------------------------------------------------------
 
-    def fit(self, X: Array, y: Any = None) -> Self:
+    def fit(self, X: Array, y: Any = None, *, resume: bool = False) -> Self:
         """Learn the posterior of the latents, inducing inputs, kernel parameters and noise.
 
         Parameters
         ----------
         X : array (n, D)
-            Data; NaN is missing. A row or a column with nothing observed is an error.
+            Data; NaN is missing. A row or a column with nothing observed is an error. A Dask array
+            needs ``engine=client``; its rows stay with the workers.
         y : ignored
+        resume : bool
+            Go on from the file ``checkpoint`` of a fit of the same data with the same parameters,
+            if there is one yet: the first is written ten steps after the warm-up.
 
         Returns
         -------
@@ -257,6 +277,8 @@ class BayesianGPLVM(FittedInducing):
 
         Raises
         ------
+        WorkerLostError
+            If a worker is lost; it names the checkpoint to resume from.
         ValueError
             If the table, a parameter, the kernel or the likelihood does not fit; the text says
             what and why.
@@ -265,27 +287,18 @@ class BayesianGPLVM(FittedInducing):
         NotEnoughMemoryError
             If what an evaluation holds does not fit, before it is allocated.
         """
-        Y = table(self, X, reset=True)
-        q, M = check_bayesian(self, Y)
-        likelihood = chosen_likelihood(self.likelihood)
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
-        exposure, self.mean_total_ = None, float("nan")
-        if likelihood is None:
-            scaling = Scaling.of(Y, bool(self.scale))
-            self.mean_, self.scale_ = scaling.mean, scaling.scale
-            view, variance = scaling.forward(Y), None
+        rng = random(self)
+        if not over_shards(self, X):
+            Y = table(self, X, reset=True)
+            start = prepared(self, Y, rng)
+            found = run(self, X, Y, start, chosen_likelihood(self.likelihood), rng, None)
         else:
-            if self.exposure == "total":
-                exposure, self.mean_total_ = row_totals(Y)
-            likelihood.check(Y, None if exposure is None else exposure[:, None])
-            self.mean_, self.scale_ = offsets(likelihood, Y, exposure), np.ones(Y.shape[1])
-            view, variance = linear_view(likelihood, Y, exposure), 1.0
-        noise = self.noise_variance
-        if noise is None and isinstance(self.likelihood, Gaussian):
-            noise = self.likelihood.variance
-        start = starting(self.kernel, noise, self.init, view, q, M, rng, variance)
-        start.kernel.check(q)
-        return self._search(X, Y, start, likelihood, rng, state=None)
+            here = None if is_lazy(X) else table(self, X, reset=True)
+            found = run_shards(self, X, here, rng, resume)
+            # Rows that are elsewhere stay there.
+            Y = np.empty((0, found.which.size)) if here is None else here
+            self.n_features_in_ = found.which.size
+        return self._adopt(found, X, Y)
 
     def partial_fit(self, X: Array, y: Any = None) -> Self:
         """Go on from the fitted state: ``max_iter`` more steps; rows not seen before join.
@@ -306,6 +319,11 @@ class BayesianGPLVM(FittedInducing):
         """
         if not hasattr(self, "training_data_"):
             return self.fit(X)
+        if self.training_data_.shape[0] != self._host_embedding.shape[0]:
+            raise ValueError(
+                "the model was fitted to a Dask array and does not keep its rows, which going on "
+                "needs; use fit with a checkpoint and resume=True"
+            )
         Y = self._rows(X)
         new = self._known(Y) < 0
         mu, S = self._host_embedding, self._host_variance
@@ -313,61 +331,18 @@ class BayesianGPLVM(FittedInducing):
             fresh, spread, _ = self._placed(Y[new])
             mu, S = np.concatenate([mu, fresh]), np.concatenate([S, np.asarray(spread)])
         start = Start(self.kernel_, self.noise_variance_, mu, S, self.inducing_inputs_)
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         joined = np.concatenate([self.training_data_, Y[new]])
-        return self._search(X, joined, start, self.likelihood_, rng, state=self._state)
+        found = run(self, X, joined, start, self.likelihood_, random(self), self._state)
+        return self._adopt(found, X, joined)
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
         """Fit, and return the means of the latents of the rows of X, (n, q)."""
         return self.fit(X, y).embedding_
 
-    def _search(
-        self,
-        X: Array,
-        Y: np.ndarray,
-        start: Start,
-        likelihood: Likelihood | None,
-        rng: np.random.Generator,
-        state: Mapping[str, np.ndarray] | None,
-    ) -> Self:
-        """Search from ``start``; ``state`` is that of an earlier search, None for a first one."""
-        b = backends.get(self.backend, X, self.dtype)
-        settings = Settings(
-            priors=dict(self.priors or {}),
-            jitter=self.jitter,
-            warm_up=self.warm_up,
-            optimizer=self.optimizer,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            time_limit=self.time_limit,
-            progress=self.progress,
-            callback=self.callback,
-        )
-        if by_batches(self):
-            fitted = None
-            if state is not None:
-                fitted = self.inducing_mean_, self.inducing_factor_, self.inducing_groups_
-            found = search_batches(
-                b, Y, start, likelihood, self.mean_, self.scale_, self._exposures(Y),
-                batch_size=self.batch_size, n_epochs=self.n_epochs, seed=int(rng.integers(2**31)),
-                s=settings, state=state or {}, posterior=fitted,
-            )  # fmt: skip
-        else:
-            found = search(
-                b, self._centred(Y), start, self.n_restarts if state is None else 0, rng, settings,
-                resumed=state is not None,
-            )  # fmt: skip
-        self._adopt(found, X, Y)
-        say_how_it_ended(self, found)
-        return self
-
     def _exposures(self, Y: np.ndarray) -> np.ndarray | None:
-        """Of rows of a table, (N,), or None: all alike."""
-        if self.exposure is None or self.likelihood is None:
-            return None
-        return row_totals(Y, self.mean_total_)[0]
+        return exposures(self, Y)
 
-    def _adopt(self, found: FoundBayes, X: Array, Y: np.ndarray) -> None:
+    def _adopt(self, found: FoundBayes, X: Array, Y: np.ndarray) -> Self:
         """Take over what a search found."""
         self.kernel_, self.likelihood_ = found.kernel, found.likelihood
         self.noise_variance_, self.jitter_ = found.noise, found.jitter
@@ -378,11 +353,14 @@ class BayesianGPLVM(FittedInducing):
         self.loss_curve_ = np.asarray(found.curve)
         self.n_iter_, self.status_ = found.steps, found.status
         self._host_embedding, self._host_variance = found.mu, found.S
-        self.embedding_, self.embedding_variance_ = to_like(found.mu, X), to_like(found.S, X)
+        like = found.mu if is_lazy(X) else X
+        self.embedding_, self.embedding_variance_ = to_like(found.mu, like), to_like(found.S, like)
         self._posterior, self._state = None, found.state
         self.lower_bound_ = found.bound - float(np.sum(~np.isnan(Y) * np.log(self.scale_)))
         self.relevance_ = self.relevance() ** 2
         self.n_active_ = int(np.sum(self.relevance_ > ACTIVE))
+        say_how_it_ended(self, found)
+        return self
 
     def _restored(self) -> None:
         """Refuse parts of a file that don't fit each other."""

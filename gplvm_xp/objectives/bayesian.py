@@ -172,8 +172,8 @@ class InducingObjective(ABC):
         (n, q), M = self.mu.shape, self.Z.shape[0]
         r, D = self.data.totals.outputs.size, self.data.totals.which.size
         size = self.backend.itemsize
-        held = size * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
-        chunk = min(CHUNK_BYTES, size * n * M * M) + 8 * min(ROWS_BYTES, size * n * max(M, D))
+        held: int = size * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
+        chunk: int = min(CHUNK_BYTES, size * n * M * M) + 8 * min(ROWS_BYTES, size * n * max(M, D))
         return held + chunk
 
     @property

@@ -28,7 +28,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.objectives.rows import Sums
 
-_SLACK = 1e-6
+SLACK = 1e-6
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def collapsed(
     ok = f.ok
     if trace:
         # The prior explains at least what is left of it: where rounding says no, it rules all.
-        ok = ok & xp.all(trC <= (1.0 + _SLACK) * beta * sums.psi0)
+        ok = ok & xp.all(trC <= (1.0 + SLACK) * beta * sums.psi0)
         value = value - 0.5 * D * (beta * sums.psi0 - trC)
         gbeta = gbeta - 0.5 * D * (sums.psi0 - trC / beta)
         g0, g2, gK = -0.5 * beta * D, D3 * T - hh, D3 * (T - f.C) - hh
@@ -146,10 +146,10 @@ def collapsed(
         g0, g2, gK = xp.zeros_like(D), D3 * (T - b.eye(K.shape[0])) - hh, D3 * T - hh
     cotangents = Sums(
         g0,
-        beta**2 * b.solve_triangular(f.lower, _ungrouped(b, hat, totals), trans=True),
-        0.5 * beta * _back(b, f.lower, g2),
+        beta**2 * b.solve_triangular(f.lower, ungrouped(b, hat, totals), trans=True),
+        0.5 * beta * back(b, f.lower, g2),
     )
-    gK = 0.5 * _back(b, f.lower, xp.sum(gK, axis=0, keepdims=True))[0, ...]
+    gK = 0.5 * back(b, f.lower, xp.sum(gK, axis=0, keepdims=True))[0, ...]
     return Collapsed(xp.sum(value), ok, cotangents, gK, -(beta**2) * xp.sum(gbeta))
 
 
@@ -168,20 +168,20 @@ def optimum(
     f = _factors(b, K, noise, sums, totals)
     hat = b.solve_factor(f.LA, f.c, trans=True)
     factor = b.xp.matrix_transpose(b.inverse_factor(f.LA))
-    return _ungrouped(b, hat, totals) / noise, factor, f.ok
+    return ungrouped(b, hat, totals) / noise, factor, f.ok
 
 
 def _factors(b: Backend, K: Array, noise: Array, sums: Sums, totals: Totals) -> _Factors:
     xp = b.xp
     lower, ok = b.factor(K)
-    C = _both_sides(b, lower, sums.psi2 / noise, trans=False)
+    C = both_sides(b, lower, sums.psi2 / noise, trans=False)
     LA, fine = b.factor(C + b.eye(K.shape[0]))
-    right = _grouped(b, b.solve_triangular(lower, sums.cross), totals)
+    right = grouped(b, b.solve_triangular(lower, sums.cross), totals)
     c = b.solve_factor(LA, right)
     return _Factors(ok & xp.all(fine), lower, C, LA, c)
 
 
-def _both_sides(b: Backend, lower: Array, A: Array, trans: bool) -> Array:
+def both_sides(b: Backend, lower: Array, A: Array, trans: bool) -> Array:
     """L⁻¹ A L⁻ᵀ of symmetric matrices (r, M, M), or L⁻ᵀ A L⁻¹ with ``trans``; symmetric again."""
     xp = b.xp
     r, M = A.shape[0], A.shape[1]
@@ -195,8 +195,9 @@ def _both_sides(b: Backend, lower: Array, A: Array, trans: bool) -> Array:
     return 0.5 * (out + xp.matrix_transpose(out))
 
 
-def _back(b: Backend, lower: Array, A: Array) -> Array:
-    return _both_sides(b, lower, A, trans=True)
+def back(b: Backend, lower: Array, A: Array) -> Array:
+    """L⁻ᵀ A L⁻¹ of symmetric matrices (r, M, M)."""
+    return both_sides(b, lower, A, trans=True)
 
 
 def _places(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +213,7 @@ def _places(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return table, place
 
 
-def _grouped(b: Backend, A: Array, totals: Totals) -> Array:
+def grouped(b: Backend, A: Array, totals: Totals) -> Array:
     """Columns (M, D) by groups, (r, M, w), with columns of zeros."""
     xp = b.xp
     if totals.outputs.size == 1:
@@ -223,8 +224,8 @@ def _grouped(b: Backend, A: Array, totals: Totals) -> Array:
     return xp.matrix_transpose(rows)
 
 
-def _ungrouped(b: Backend, A: Array, totals: Totals) -> Array:
-    """Undoes :func:`_grouped`."""
+def ungrouped(b: Backend, A: Array, totals: Totals) -> Array:
+    """Undoes :func:`grouped`."""
     xp = b.xp
     if totals.outputs.size == 1:
         return A[0, ...]
@@ -233,4 +234,7 @@ def _ungrouped(b: Backend, A: Array, totals: Totals) -> Array:
     return xp.matrix_transpose(b.rows(rows, place))
 
 
-__all__ = ["Collapsed", "Totals", "collapsed", "optimum"]
+__all__ = [
+    "SLACK", "Collapsed", "Totals", "back", "both_sides", "collapsed", "grouped", "optimum",
+    "ungrouped",
+]  # fmt: skip

@@ -30,8 +30,8 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.objectives.bayesian import Bound, InducingObjective, Values, inducing_gram
-from gplvm_xp.objectives.collapsed import _SLACK, _back, _grouped, _ungrouped
-from gplvm_xp.objectives.rows import ROWS_BYTES, _added, chunks
+from gplvm_xp.objectives.collapsed import SLACK, back, grouped, ungrouped
+from gplvm_xp.objectives.rows import ROWS_BYTES, added, chunks
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FITCObjective(InducingObjective):
         S = mean @ xp.matrix_transpose(mean) - 2.0 * inner
         T = b.solve_factor(f.LB, b.solve_factor(f.LB, f.C), trans=True)
         S = S - xp.sum(D[:, None, None] * T, axis=0)
-        more, more_Z = pull_uu(-0.5 * _back(b, f.lower, S[None, ...])[0, ...])
+        more, more_Z = pull_uu(-0.5 * back(b, f.lower, S[None, ...])[0, ...])
         return Bound(
             xp.sum(value) - 0.5 * f.squares,
             f.ok,
@@ -82,7 +82,7 @@ class FITCObjective(InducingObjective):
 
     def _mean(self, f: _Factors) -> Array:
         b = self.backend
-        return _ungrouped(b, b.solve_factor(f.LB, f.c, trans=True), self.data.totals)
+        return ungrouped(b, b.solve_factor(f.LB, f.c, trans=True), self.data.totals)
 
     def _factors(self, v: Values, K: Array) -> _Factors:
         """The sums over rows, and the factors of the M × M algebra."""
@@ -107,10 +107,10 @@ class FITCObjective(InducingObjective):
                 xp.sum(explained),
             )
 
-        C, right, logs, squares, own, explained = _added(b, one, _parts(b, v.mu, data.Y, v.Z))
+        C, right, logs, squares, own, explained = added(b, one, _parts(b, v.mu, data.Y, v.Z))
         LB, fine = b.factor(C + b.eye(K.shape[0]))
-        c = b.solve_factor(LB, _grouped(b, right, data.totals))
-        ok = ok & xp.all(fine) & (explained <= (1.0 + _SLACK) * own)
+        c = b.solve_factor(LB, grouped(b, right, data.totals))
+        ok = ok & xp.all(fine) & (explained <= (1.0 + SLACK) * own)
         return _Factors(ok, lower, C, LB, c, logs, squares)
 
     def _second(self, v: Values, f: _Factors, mean: Array) -> tuple[Array, ...]:
@@ -121,7 +121,7 @@ class FITCObjective(InducingObjective):
         half = b.inverse_factor(f.LB)
         inverse = xp.matrix_transpose(half) @ half
         outputs = b.asarray(data.totals.outputs)
-        back = xp.matrix_transpose(mean)
+        turned = xp.matrix_transpose(mean)
         place = xp.asarray(data.totals.which, dtype=xp.int64, device=b.device)
 
         def one(where: slice) -> tuple[Array, ...]:
@@ -134,7 +134,7 @@ class FITCObjective(InducingObjective):
             counts = xp.broadcast_to(outputs, (X.shape[0], outputs.shape[0]))
             if W is not None:
                 rest, counts = rest * xp.take(W, place, axis=1), counts * W
-            gamma, gA = xp.sum(rest * rest, axis=1), rest @ back
+            gamma, gA = xp.sum(rest * rest, axis=1), rest @ turned
             for k in range(outputs.shape[0]):
                 near = A @ inverse[k, ...]
                 gamma = gamma - counts[:, k] * (spread - xp.sum(A * near, axis=1))
@@ -149,7 +149,7 @@ class FITCObjective(InducingObjective):
             gmu[where, :] = gX + gX_own
             return gtheta + gtheta_own, gZ, xp.sum(gamma), xp.matrix_transpose(A) @ weighted
 
-        return (*_added(b, one, _parts(b, v.mu, data.Y, v.Z)), gmu)
+        return (*added(b, one, _parts(b, v.mu, data.Y, v.Z)), gmu)
 
 
 class _Factors(NamedTuple):

@@ -27,12 +27,12 @@ from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.bayesian import inducing_gram, kl
 from gplvm_xp.objectives.collapsed import (
-    _SLACK,
+    SLACK,
     Totals,
-    _back,
-    _both_sides,
-    _grouped,
-    _ungrouped,
+    back,
+    both_sides,
+    grouped,
+    ungrouped,
 )
 from gplvm_xp.objectives.rows import Rows, Sums, backward, forward
 
@@ -84,8 +84,8 @@ def natural_step(
     xp = b.xp
     precision = (1.0 - rho) * precision + rho * bound.precision
     factor, ok = inverse_factor(precision)
-    half = xp.matrix_transpose(factor) @ _grouped(b, bound.mean, totals)
-    move = rho * _ungrouped(b, factor @ half, totals)
+    half = xp.matrix_transpose(factor) @ grouped(b, bound.mean, totals)
+    move = rho * ungrouped(b, factor @ half, totals)
     if bound.features is not None:
         peak = xp.max(xp.abs(xp.matrix_transpose(bound.features) @ move), axis=0)
         move = move * (REACH / xp.where(peak > REACH, peak, REACH))
@@ -182,10 +182,10 @@ def gaussian_bound(
     lower, ok = b.factor(K)
     sums = forward(kernel, theta, Z, rows)
     A = b.solve_triangular(lower, sums.cross)
-    C = _both_sides(b, lower, sums.psi2, trans=False)
+    C = both_sides(b, lower, sums.psi2, trans=False)
     beta, weight = 1.0 / noise, scale / noise
     D, N, yy = (b.asarray(a) for a in (totals.outputs, totals.entries, totals.squares))
-    mean = _grouped(b, q.mean, totals)
+    mean = grouped(b, q.mean, totals)
     Cm = C @ mean
     trace = xp.sum(xp.linalg.diagonal(C), axis=1)
     rest = q.factor @ xp.matrix_transpose(q.factor) - b.eye(Z.shape[0])
@@ -196,20 +196,20 @@ def gaussian_bound(
     gA = weight * q.mean
     gC = -0.5 * weight * (mean @ xp.matrix_transpose(mean) + D[:, None, None] * rest)
     cotangents = Sums(
-        -0.5 * weight * D, b.solve_triangular(lower, gA, trans=True), _back(b, lower, gC)
+        -0.5 * weight * D, b.solve_triangular(lower, gA, trans=True), back(b, lower, gC)
     )
     inner = gA @ xp.matrix_transpose(A) + 2.0 * xp.sum(gC @ C, axis=0)
     gtheta, gZ = pull(gram_cotangent(b, lower, inner))
     g = backward(kernel, theta, Z, rows, cotangents)
     return BatchBound(
         value - inducing_kl(b, q, D) - scale * kl(rows.mu, S),
-        ok & xp.all(trace <= (1.0 + _SLACK) * sums.psi0),
+        ok & xp.all(trace <= (1.0 + SLACK) * sums.psi0),
         g.theta + gtheta,
         xp.reshape(-0.5 * scale * beta * (entries - beta * error), (1,)),
         g.Z + gZ,
         g.mu - scale * rows.mu,
         g.S - 0.5 * scale * (1.0 - 1.0 / S),
-        weight * (A - _ungrouped(b, Cm, totals)) - q.mean,
+        weight * (A - ungrouped(b, Cm, totals)) - q.mean,
         b.eye(Z.shape[0]) + weight * C,
     )
 
@@ -230,7 +230,7 @@ def gram_cotangent(b: Backend, lower: Array, inner: Array) -> Array:
     """
     xp = b.xp
     both = xp.tril(inner) + xp.matrix_transpose(xp.tril(inner, k=-1))
-    return -0.5 * _back(b, lower, both[None, ...])[0, ...]
+    return -0.5 * back(b, lower, both[None, ...])[0, ...]
 
 
 __all__ = [

@@ -172,7 +172,7 @@ def forward(kernel: Kernel, theta: Array, Z: Array, rows: Rows) -> Sums:
         psi0 = xp.sum(s.psi0, keepdims=True) if part.W is None else s.psi0 @ part.W
         return psi0, xp.matrix_transpose(s.psi1) @ part.Y, s.psi2
 
-    return Sums(*_added(b, one, _parts(b, rows, Z.shape[0])))
+    return Sums(*added(b, one, _parts(b, rows, Z.shape[0])))
 
 
 def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> RowGradients:
@@ -205,7 +205,7 @@ def backward(kernel: Kernel, theta: Array, Z: Array, rows: Rows, g: Sums) -> Row
             gS[where, :] = c.S
         return c.theta, c.Z
 
-    gtheta, gZ = _added(b, one, _parts(b, rows, Z.shape[0]))
+    gtheta, gZ = added(b, one, _parts(b, rows, Z.shape[0]))
     return RowGradients(gtheta, gZ, gmu, gS)
 
 
@@ -213,9 +213,11 @@ def _variances(part: Rows) -> Array:
     return part.mu if part.S is None else part.S
 
 
-def _added(
+def added(
     b: Backend, one: Callable[[slice], tuple[Array, ...]], parts: list[slice]
 ) -> tuple[Array, ...]:
+    """Sums over the parts of what ``one`` returns, in their order, whoever computed them."""
+
     def calm(where: slice) -> tuple[Array, ...]:
         # A single chunk must have the bits that it has beside others.
         with b.calm(1):
@@ -231,6 +233,7 @@ __all__ = [
     "RowGradients",
     "Rows",
     "Sums",
+    "added",
     "backward",
     "chunks",
     "forward",

@@ -1,0 +1,164 @@
+"""From the parameters of a Bayesian GPLVM to one of its searches: here, by batches, over shards."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from gplvm_xp import backend as backends
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, search, starting
+from gplvm_xp.estimators._bayes_batches import linear_view, offsets, row_totals, search_batches
+from gplvm_xp.estimators._bayes_checks import by_batches, check_bayesian, chosen_likelihood
+from gplvm_xp.estimators._bayes_sharded import is_lazy, search_sharded
+from gplvm_xp.estimators._data import Scaling
+from gplvm_xp.likelihoods import Gaussian, Likelihood
+
+# Some thousand units in the last place: rounding would spoil the gradient.
+SINGLE_JITTER = 3e-4
+
+
+def random(model: Any) -> np.random.Generator:
+    """The generator of one fit."""
+    return np.random.default_rng(check_random_state(model.random_state).randint(2**31))
+
+
+def prepared(model: Any, Y: np.ndarray, rng: np.random.Generator) -> Start:
+    """Starting values for a checked table (n, D); sets what is removed from its columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter does not fit the table, or the table the likelihood.
+    """
+    q, M = check_bayesian(model, Y.shape)
+    likelihood = chosen_likelihood(model.likelihood)
+    exposure, model.mean_total_ = None, float("nan")
+    if likelihood is None:
+        scaling = Scaling.of(Y, bool(model.scale))
+        model.mean_, model.scale_ = scaling.mean, scaling.scale
+        view, variance = scaling.forward(Y), None
+    else:
+        if model.exposure == "total":
+            exposure, model.mean_total_ = row_totals(Y)
+        likelihood.check(Y, None if exposure is None else exposure[:, None])
+        model.mean_, model.scale_ = offsets(likelihood, Y, exposure), np.ones(Y.shape[1])
+        view, variance = linear_view(likelihood, Y, exposure), 1.0
+    start = starting(model.kernel, _noise(model), model.init, view, q, M, rng, variance)
+    start.kernel.check(q)
+    return start
+
+
+def _noise(model: Any) -> float | None:
+    if model.noise_variance is None and isinstance(model.likelihood, Gaussian):
+        return model.likelihood.variance
+    return model.noise_variance  # type: ignore[no-any-return]
+
+
+def _settings(model: Any, b: Backend) -> Settings:
+    return Settings(
+        priors=dict(model.priors or {}),
+        jitter=max(model.jitter, SINGLE_JITTER) if b.itemsize < 8 else model.jitter,
+        warm_up=model.warm_up,
+        optimizer=model.optimizer,
+        max_iter=model.max_iter,
+        tol=model.tol,
+        time_limit=model.time_limit,
+        progress=model.progress,
+        callback=model.callback,
+    )
+
+
+def run(
+    model: Any,
+    X: Array,
+    Y: np.ndarray,
+    start: Start,
+    likelihood: Likelihood | None,
+    rng: np.random.Generator,
+    state: Mapping[str, np.ndarray] | None,
+) -> FoundBayes:
+    """Search from ``start``; ``state`` is that of an earlier search, None for a first one."""
+    b = backends.get(model.backend, X, model.dtype)
+    settings = _settings(model, b)
+    if not by_batches(model):
+        restarts = 0 if state is not None else model.n_restarts
+        centred = (Y - model.mean_) / model.scale_
+        return search(b, centred, start, restarts, rng, settings, resumed=state is not None)
+    fitted = None
+    if state is not None:
+        fitted = model.inducing_mean_, model.inducing_factor_, model.inducing_groups_
+    return search_batches(
+        b, Y, start, likelihood, model.mean_, model.scale_, exposures(model, Y),
+        batch_size=model.batch_size, n_epochs=model.n_epochs, seed=int(rng.integers(2**31)),
+        s=settings, state=state or {}, posterior=fitted,
+    )  # fmt: skip
+
+
+def exposures(model: Any, Y: np.ndarray) -> np.ndarray | None:
+    """Of rows of a table, (N,), or None: all alike."""
+    if model.exposure is None or model.likelihood is None:
+        return None
+    return row_totals(Y, model.mean_total_)[0]
+
+
+def over_shards(model: Any, X: Any) -> bool:
+    """Whether the rows are spread over workers, or a checkpoint is kept of them."""
+    return model.engine is not None or model.checkpoint is not None or is_lazy(X)
+
+
+def run_shards(
+    model: Any, X: Any, Y: np.ndarray | None, rng: np.random.Generator, resume: bool
+) -> FoundBayes:
+    """Search over shards; ``Y`` is the checked table, or None where its rows are elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If the model is one that only sees all rows at once.
+    """
+    if by_batches(model) or model.n_restarts:
+        raise ValueError(
+            "an engine, a checkpoint or a Dask array needs collapsed inference from one start; "
+            f"got inference={model.inference!r}, likelihood={model.likelihood!r} and "
+            f"n_restarts={model.n_restarts!r}: leave out one or the other"
+        )
+    if Y is None and math.isnan(X.shape[0]):
+        raise ValueError(
+            f"X is a Dask array with unknown chunk sizes (shape {X.shape}); expected known ones: "
+            "call X.compute_chunk_sizes() first"
+        )
+    q, M = check_bayesian(model, X.shape if Y is None else Y.shape)
+    model.mean_total_ = float("nan")
+    start = None if Y is None else prepared(model, Y, rng)
+    if start is None and not (isinstance(model.init, str) and model.init == "pca"):
+        raise ValueError(
+            f"init={model.init!r} was given with a Dask array; expected 'pca', which its workers "
+            "can do: load the array into memory for other starts"
+        )
+    backend = backends.get(model.backend, None if Y is None else X, model.dtype)
+    found, model.mean_, model.scale_ = search_sharded(
+        X if Y is None else Y,
+        start,
+        model.kernel,
+        _noise(model),
+        (q, M),
+        rng,
+        _settings(model, backend),
+        engine="dask" if model.engine is None and Y is None else model.engine,
+        scale=bool(model.scale),
+        backend=backend.name,
+        dtype=model.dtype,
+        checkpoint=model.checkpoint,
+        resume=resume and model.checkpoint is not None and os.path.exists(model.checkpoint),
+    )
+    return found
+
+
+__all__ = ["exposures", "over_shards", "prepared", "random", "run", "run_shards"]
