@@ -49,8 +49,8 @@ _HOME = {
     "why_no_gpu": "gplvm_xp.backend",
 }
 _MODULES = (
-    "datasets", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators", "optim",
-    "plot", "posteriors", "priors", "testing", "variational",
+    "datasets", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators",
+    "optim", "plot", "posteriors", "priors", "testing", "variational",
 )  # fmt: skip
 
 

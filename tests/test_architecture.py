@@ -96,7 +96,10 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
     "estimators/": {
         "float(accuracy_score(host(y), found, sample_weight=sample_weight))": "a host metric",
         "float(r2_score(host(y), found, sample_weight=sample_weight))": "a host metric",
-        "bool(self.scale)": "an argument", "bool(model.scale)": "an argument", "float(value)": "an argument",
+        "bool(self.scale)": "an argument", "bool(model.scale)": "an argument",
+        "float(sum((prior.log_density(values[name])[0] for name, prior in priors.items())))":
+            "of host values",
+        "float(value)": "an argument",
         "bool(flag)": "an argument", "int(n)": "numbers of cells", "int(value)": "an argument",
         "bool(model.inference == 'minibatch')": "an argument", "float('nan')": "no array",
         "int(rng.integers(2 ** 31))": "random numbers are the host's",

@@ -95,7 +95,7 @@ def search_sharded(
     if start is None:
         # Nobody else can count the entries of rows that are not here.
         t = fit.table.totals
-        bound -= float(np.sum((t.entries / t.outputs)[t.which] * np.log(fit.table.scale)))
+        bound -= np.sum((t.entries / t.outputs)[t.which] * np.log(fit.table.scale)).item()
     diagonal = end.kernel.diag(end.kernel.theta(), end.Z)
     found = FoundBayes(
         kernel=end.kernel,
