@@ -99,6 +99,8 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
         "bool(self.scale)": "an argument", "bool(model.scale)": "an argument",
         "float(sum((prior.log_density(values[name])[0] for name, prior in priors.items())))":
             "of host values",
+        "np.sum((t.entries / t.outputs)[t.which] * np.log(fit.table.scale)).item()":
+            "of host values",
         "float(value)": "an argument",
         "bool(flag)": "an argument", "int(n)": "numbers of cells", "int(value)": "an argument",
         "bool(model.inference == 'minibatch')": "an argument", "float('nan')": "no array",

@@ -20,7 +20,7 @@ from gplvm_xp.estimators._data import to_like
 from gplvm_xp.priors import Gaussian, Prior
 
 # At about so many rows, or all where fewer, slopes are averaged.
-_SLOPES = 5000
+_SLOPES = 1000
 # A latent that moves the data by less than this share of the noise's deviation does not matter.
 _STILL = 1e-3
 
