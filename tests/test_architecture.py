@@ -108,10 +108,9 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
         "float(spread.max())": "starting latents, on the host", "float(X.std())": "the same",
         "float(v)": "starting values", "float(np.nanmean(Y ** 2))": "the validated table",
         "float(totals.mean())": "the validated table",
-        "float(np.sqrt(np.nanmean(self._centred(self.training_data_) ** 2)))":
-            "the validated table",
         "diagonal.mean().item()": "kernel and inducing inputs of the driver, on the host",
-        "a.item()": "the state of a search, on the host", "float(np.mean(last))": "its curve",
+        "a.item()": "the state of a search, on the host",
+        "float(self.noise_variance_)": "a fitted number",
         "int(np.sum(self.relevance_ > ACTIVE))": "slopes of host predictions",
         "int(self._host_embedding.shape[1])": "a shape",
         "float(Z.std())": "the host's copy of the latents",
