@@ -41,16 +41,20 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    works: dict[str, Callable[[], Any]], rounds: int, pause: float = 0.0
+) -> dict[str, list[float]]:
     """Seconds of each work in each round, in turn, after one warm-up of each.
 
-    A busy machine disturbs all alike: take ratios within a round, and medians over rounds.
+    A busy machine disturbs all alike: take ratios within a round, and medians over rounds. A pause
+    before each work lets the threads of the one before go to sleep.
     """
     for work in works.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
+            time.sleep(pause)
             times[name].append(seconds(work))
     return times
 

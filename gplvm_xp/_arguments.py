@@ -89,8 +89,13 @@ def parser() -> argparse.ArgumentParser:
     starts = ("pca", "ppca", "random", "isomap", "spectral", "kernel_pca")
     add("--init", choices=starts, default="pca", help="starting latents (pca)")
     add("--scale", action="store_true", help="divide each column by its standard deviation")
-    add("--max-iter", type=int, metavar="N", help="optimiser steps (500)")
-    add("--tol", type=float, metavar="X", help="gradient tolerance (exact: 1e-5; others: 1e-4)")
+    add("--max-iter", type=int, metavar="N", help="optimiser steps (all but minibatch; 500)")
+    add(
+        "--tol",
+        type=float,
+        metavar="X",
+        help="gradient tolerance (all but minibatch; exact: 1e-5, others: 1e-4)",
+    )
     add("--time-limit", type=float, metavar="S", help="stop after S seconds, keeping the best")
     add("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
     add("--seed", type=int, default=0, metavar="N", help="for random starts and batches (0)")
@@ -115,8 +120,12 @@ def parser() -> argparse.ArgumentParser:
         "and documents (bayesian, minibatch; alike)",
     )  # fmt: skip
     add("--batch-size", type=int, metavar="N", help="rows of a step (minibatch)")
-    add("--epochs", type=int, metavar="N", help="passes over the rows (minibatch)")
-    add("--engine", choices=("serial", "dask", "mpi"), help="workers for shards of rows (bayesian)")
+    add("--epochs", type=int, metavar="N", help="passes over the rows (minibatch; enough for most)")
+    add(
+        "--engine",
+        choices=("serial", "dask", "mpi"),
+        help="workers for shards of rows (bayesian with Gaussian noise)",
+    )
     _output_options(embed, "INPUT_gplvm")
 
     text = "latents of new rows under a saved model; writes PREFIX.csv"

@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import gplvm_xp
-from gplvm_xp import BayesianGPLVM, backend
+from gplvm_xp import BayesianGPLVM, SparseGPLVM, backend
 from gplvm_xp.errors import NotEnoughMemoryError, NotPositiveDefiniteError
+from gplvm_xp.estimators import _bayes_batches
 from gplvm_xp.estimators._bayes_batches import row_totals
 from gplvm_xp.kernels import RBF, Linear, Matern52, White
 from gplvm_xp.likelihoods import Gaussian, NegativeBinomial, Poisson
@@ -297,7 +298,48 @@ def test_a_fit_that_converged_is_silent():
 @pytest.mark.parametrize("model", [quick, by_minibatch])
 def test_progress_bar(capsys, model):
     model(max_iter=3, n_epochs=1, progress=True).fit(data())
-    assert "BayesianGPLVM" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "BayesianGPLVM" in shown
+    assert "nan" not in shown
+    # Batches have no norm of the whole gradient.
+    assert ("|g|" in shown) == (model is quick)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "n", "batch_size", "epochs"),
+    [(None, 40, 20, 2000), (None, 40, 256, 4000), (None, 500, 1, 20), ("poisson", 40, 10, 375)],
+)
+def test_default_epochs_make_enough_steps(monkeypatch, likelihood, n, batch_size, epochs):
+    asked = []
+    search = _bayes_batches.fit_minibatch
+
+    def recorded(*args, **options):
+        asked.append(options["epochs"])
+        return search(*args, **options)
+
+    monkeypatch.setattr(_bayes_batches, "fit_minibatch", recorded)
+    model = by_minibatch(
+        likelihood=likelihood, n_epochs=None, batch_size=batch_size, callback=lambda p: True
+    )
+    model.fit(counts(n=n) if likelihood else data(n=n))
+    assert asked == [epochs]
+
+
+def test_minibatches_come_near_the_collapsed_optimum_by_default():
+    Y = data()
+    best = quick(max_iter=500).fit(Y)
+    few, usual = (by_minibatch(n_epochs=e).fit(Y) for e in (50, None))
+    assert usual.n_iter_ == 4000
+    assert best.lower_bound_ - 20.0 < usual.lower_bound_ < best.lower_bound_ + 1.0
+    assert few.lower_bound_ < best.lower_bound_ - 50.0
+
+
+def test_the_bound_of_minibatches_is_without_priors():
+    Y = data()
+    plain, same = (by_minibatch(priors=p).fit(Y) for p in (None, {"noise": LogNormal(0.0, 1e3)}))
+    np.testing.assert_allclose(same.lower_bound_, plain.lower_bound_, atol=0.1)
+    density = LogNormal(0.0, 1e3).log_density(np.asarray(same.noise_variance_))[0]
+    assert abs(density) > 1.0
 
 
 # -- going on --------------------------------------------------------------------------------------
@@ -359,6 +401,92 @@ def test_minibatches_go_on_also_from_a_file(likelihood, tmp_path):
         # Estimates from draws; a search that began anew would be hundreds of nats below.
         assert later.lower_bound_ > before - 25.0
         assert later.loss_curve_[0] < -before + 150.0
+
+
+@pytest.mark.parametrize("likelihood", [None, "poisson"])
+@pytest.mark.parametrize("n_epochs", [1, 30])
+def test_minibatches_that_go_on_never_end_lower(likelihood, n_epochs):
+    """From an optimum that leaves Adam no averages, or with draws."""
+    if likelihood is None:
+        Y, model = data(), quick(max_iter=500).fit(data())
+        model.set_params(inference="minibatch", batch_size=20)
+    else:
+        Y = counts()
+        model = by_minibatch(likelihood=likelihood, n_epochs=60).fit(Y)
+    before = model.lower_bound_
+    model.set_params(n_epochs=n_epochs).partial_fit(Y)
+    assert model.n_iter_ == n_epochs * (2 if likelihood is None else 3)
+    # Draws of the two bounds differ.
+    assert model.lower_bound_ > before - (1e-4 if likelihood is None else 5.0)
+
+
+def test_minibatches_that_go_on_begin_slowly(monkeypatch):
+    """Full steps of Adam in every direction would spoil an optimum."""
+    model = quick(max_iter=500).fit(data()).set_params(inference="minibatch", n_epochs=2)
+    before, file = model.lower_bound_, pickle.dumps(model)
+    monkeypatch.setattr(
+        _bayes_batches, "_better", lambda o, begin, result, value, *_: (result, value)
+    )
+    assert model.partial_fit(data()).lower_bound_ > before - 0.1
+    monkeypatch.setattr(_bayes_batches, "_GOING_ON", {})
+    assert pickle.loads(file).partial_fit(data()).lower_bound_ < before - 50.0
+
+
+def test_the_state_before_is_kept_where_its_bound_is_higher(monkeypatch):
+    Y = data()
+    model = by_minibatch(n_epochs=40).fit(Y)
+    latents, mean, bound = model.embedding_, model.inducing_mean_, model.lower_bound_
+    monkeypatch.setattr(_bayes_batches, "_GOING_ON", {"row_learning_rate": 5.0})
+    model.set_params(n_epochs=2)
+    for passes in (42, 44):
+        model.partial_fit(Y)
+        np.testing.assert_array_equal(model.embedding_, latents)
+        np.testing.assert_array_equal(model.inducing_mean_, mean)
+        np.testing.assert_allclose(model.lower_bound_, bound, rtol=1e-12)
+        assert model.loss_curve_.size == model.n_iter_ == 4
+        # The next passes are new ones.
+        assert model._state["epoch"] == passes
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "words"),
+    [
+        ({}, {"n_components": 3}, "n_components=3.*fitted with 2.*use fit"),
+        ({}, {"n_inducing": 9}, "n_inducing=9.*fitted with 8.*use fit"),
+        ({}, {"likelihood": "poisson"}, "'poisson'.*Gaussian noise.*use fit"),
+        ({}, {"exposure": "total"}, "exposure='total'.*None.*use fit"),
+        ({}, {"max_iter": -1}, "max_iter=-1"),
+        ({}, {"inference": "magic"}, "magic"),
+        ({"likelihood": "poisson"}, {"likelihood": None}, "likelihood=None.*Poisson.*use fit"),
+        ({"likelihood": "poisson"}, {"likelihood": "probit"}, "'probit'.*Poisson.*use fit"),
+        ({"likelihood": "poisson"}, {"exposure": "total"}, "exposure='total'.*use fit"),
+        ({"likelihood": "poisson"}, {"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_going_on_is_with_the_same_model(options, change, words):
+    Y = counts()
+    model = by_minibatch(n_epochs=1, **options).fit(Y)
+    # Rows that Poisson counts could not be.
+    rows = Y[:3] + 0.5 if change.get("likelihood", 0) is None else Y[:3]
+    with pytest.raises(ValueError, match=words):
+        model.set_params(**change).partial_fit(rows)
+
+
+@pytest.mark.parametrize("make", [BayesianGPLVM, SparseGPLVM])
+def test_going_on_needs_rows_with_entries_and_the_same_sizes(make):
+    Y = data(n=20)
+    model = make(2, n_inducing=8, max_iter=2, random_state=0).fit(Y)
+    with pytest.raises(ValueError, match="row 1 of X has no observed entry"):
+        model.partial_fit(np.stack([Y[0], np.full(6, np.nan)]))
+    with pytest.raises(ValueError, match=r"n_inducing=7.*fitted with 8"):
+        model.set_params(n_inducing=7).partial_fit(Y)
+    with pytest.raises(ValueError, match=r"n_components=1.*fitted with 2"):
+        model.set_params(n_inducing=8, n_components=1).partial_fit(Y)
+
+
+def test_resuming_needs_a_checkpoint():
+    with pytest.raises(ValueError, match=r"checkpoint is None.*partial_fit"):
+        quick().fit(data(), resume=True)
 
 
 def test_new_rows_join_minibatches_and_part_groups():
@@ -588,17 +716,20 @@ def test_constant_columns():
         assert model.scale_[3] == 1.0
 
 
-def test_jitter_is_raised_where_the_start_is_singular():
+@pytest.mark.parametrize("make", [quick, by_minibatch])
+def test_jitter_is_raised_where_the_start_is_singular(make):
     Y = data(n=20)
     kernel = RBF(1.0, 1e4)
-    model = quick(kernel=kernel, jitter=0.0, max_iter=2, init="pca").fit(Y)
+    model = make(kernel=kernel, jitter=0.0, max_iter=2, init="pca").fit(Y)
     assert model.jitter_ > 0.0
     assert np.isfinite(model.lower_bound_)
+    assert model.loss_curve_.size > 0
 
 
-def test_no_factor_at_all_is_an_error_with_advice():
+@pytest.mark.parametrize("make", [quick, by_minibatch])
+def test_no_factor_at_all_is_an_error_with_advice(make):
     with pytest.raises(NotPositiveDefiniteError, match=r"8 inducing inputs.*fewer or different"):
-        quick(kernel=RBF(1e300, 1.0), noise_variance=1e-300, max_iter=2).fit(data(n=20))
+        make(kernel=RBF(1e300, 1.0), noise_variance=1e-300, max_iter=2).fit(data(n=20))
 
 
 def test_float32():

@@ -622,6 +622,15 @@ USAGE_ERRORS = {
         ["embed", "y.csv", "--model", "minibatch", "--max-iter", "5"],
         "--max-iter was given with --model minibatch",
     ),
+    "steps of counts": (
+        ["embed", "y.csv", "--model", "bayesian", "--likelihood", "poisson", "--max-iter", "5"],
+        "--max-iter was given with --model bayesian --likelihood poisson; it belongs to --model "
+        "exact or bayesian with Gaussian noise or sparse:",
+    ),
+    "workers for batches": (
+        ["embed", "y.csv", "--model", "minibatch", "--engine", "serial"],
+        "--engine was given with --model minibatch; it belongs to --model bayesian with Gaussian",
+    ),
     "no such model": (["embed", "y.csv", "--model", "deep"], "invalid choice: 'deep'"),
     "not counts": (["embed", "y.csv", "--model", "minibatch", "--likelihood", "poisson"], "counts"),
     "rows": (["embed", "y.csv", "--rows", "1"], "--rows 1 was given; expected 2 or more"),

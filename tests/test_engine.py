@@ -17,6 +17,7 @@ from gplvm_xp import init as starts
 from gplvm_xp.engine import Checkpoint, Engine, SerialEngine, one_blas_thread
 from gplvm_xp.engine.base import shard_bounds, tree_sum
 from gplvm_xp.errors import ModelFileError, NotPositiveDefiniteError, WorkerLostError
+from gplvm_xp.kernels import RBF, Matern52
 from gplvm_xp.objectives import shard as shard_module
 from gplvm_xp.objectives import sharded_table
 from gplvm_xp.objectives.bayesian import BayesianObjective, Observed
@@ -610,11 +611,30 @@ def test_what_ends_a_warm_up_ends_the_fit():
 
 
 def test_a_start_that_fails():
+    """No jitter helps where the squares of the kernel's values are too large for numbers."""
     Y, mu = table()
-    Z = np.zeros((8, Q))
-    settings = ShardedSettings(jitter=0.0)
-    with pytest.raises(NotPositiveDefiniteError, match="jitter of 0 of the kernel's variance"):
-        fit_sharded(Y, Globals(KERNEL, 0.1, Z), kernel=KERNEL, mu=mu, n_shards=2, settings=settings)
+    first = Globals(RBF(1e200, (0.5, 0.7)), 0.1, mu[:8].copy())
+    with pytest.raises(NotPositiveDefiniteError, match=r"jitter of up to 1e\+00 of the kernel's"):
+        fit(Y, mu, first=first)
+
+
+@pytest.mark.parametrize("warm_up", [0, 3])
+def test_the_jitter_of_a_start_without_factors_is_raised(tmp_path, warm_up):
+    """Inducing inputs in one place; a resumed fit keeps the jitter that was found."""
+    Y, mu = table()
+    settings = ShardedSettings(
+        jitter=0.0, warm_up=warm_up, limits=Limits(max_steps=10, gtol=0.0, ftol=None)
+    )
+    first = Globals(KERNEL, 0.1, np.zeros((8, Q)))
+    file = Checkpoint(tmp_path / "fit.npz", every=3)
+    options = {"kernel": KERNEL, "mu": mu, "n_shards": 2, "settings": settings, "checkpoint": file}
+    found = fit_sharded(Y, first, **options)
+    assert found.jitter in [pytest.approx(10.0**-k) for k in range(9, 3, -1)]
+    assert found.result.value < found.curve[0]
+    assert file.read()["jitter"] == found.jitter
+    resumed = fit_sharded(Y, first, resume=True, **options)
+    assert same_bits(found, resumed)
+    assert resumed.jitter == found.jitter
 
 
 def test_points_and_host_rows():
@@ -681,8 +701,13 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     fit(Y, mu, steps=3, checkpoint=file)
     with pytest.raises(ValueError, match="expected the same data and the same shards"):
         fit(Y, mu, 3, checkpoint=file, resume=True)
-    with pytest.raises(ValueError, match="shared parameters and this fit"):
+    with pytest.raises(ValueError, match="inducing inputs: 8 there and 5 here"):
         fit(Y, mu, checkpoint=file, resume=True, first=Globals(KERNEL, 0.1, mu[:5]))
+    arrays = file.read()
+    del arrays["facts"]
+    file.write(arrays)
+    with pytest.raises(ModelFileError, match=r"lacks \['facts'\]"):
+        fit(Y, mu, checkpoint=file, resume=True)
     (tmp_path / "fit.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ModelFileError, match="can't be read as a checkpoint"):
         fit(Y, mu, checkpoint=file, resume=True)
@@ -691,13 +716,109 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         fit(Y, mu, checkpoint=file, resume=True)
 
 
+OTHER = {
+    "reversed rows": (lambda Y: Y[::-1], "order"),
+    "two rows exchanged": (lambda Y: Y[[1, 0, *range(2, len(Y))]], "order"),
+    "reversed columns": (lambda Y: Y[:, ::-1], "order"),
+    "other signs": (lambda Y: -Y, "order"),
+    "another unit": (lambda Y: 5.0 * Y, "sum of squares"),
+    "another offset": (lambda Y: Y + 1.0, "sum of squares"),
+    "an entry missing": (lambda Y: np.where(np.arange(Y.size).reshape(Y.shape) == 9, np.nan, Y),
+                         "number of observed entries 75 there and 74 here"),
+    "fewer columns": (lambda Y: Y[:, :-1], "columns: 5 there and 4 here"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The checkpoint of a short fit."""
+    file = Checkpoint(tmp_path_factory.mktemp("other") / "fit.npz", every=2)
+    fit(*table(), steps=3, checkpoint=file)
+    return file
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_checkpoint_of_other_data_is_refused(written, name):
+    change, text = OTHER[name]
+    Y, mu = table()
+    with pytest.raises(ValueError, match=rf"checkpoint .*fit\.npz.* is of [\s\S]*{text}"):
+        fit(change(Y).copy(), mu, checkpoint=written, resume=True)
+
+
+def test_the_same_data_but_for_rounding_are_the_same(written):
+    Y, mu = table()
+    nearly = Y * (1.0 + 1e-15 * np.cos(np.arange(Y.size).reshape(Y.shape)))
+    assert not np.array_equal(nearly, Y)
+    assert fit(nearly, mu, steps=3, checkpoint=written, resume=True).result.steps == 3
+
+
+SETTINGS = {
+    "scale": ({"scale": True}, "scale: False there and True here"),
+    "points": ({"S": None}, "latents: uncertain there and points here"),
+    "dtype": ({"dtype": "float32"}, "dtype: float64 there and float32 here"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_checkpoint_of_other_settings_is_refused(written, name):
+    options, text = SETTINGS[name]
+    with pytest.raises(ValueError, match=rf"of another fit \({text}"):
+        fit(*table(), checkpoint=written, resume=True, **options)
+
+
+def test_a_kernel_of_another_form_is_refused(written):
+    Y, mu = table()
+    first = Globals(Matern52(1.0, (0.5, 0.7)), 0.05, start(mu).Z)
+    with pytest.raises(ValueError, match=r"kernel: RBF\([\s\S]*there and Matern52\("):
+        fit(Y, mu, checkpoint=written, resume=True, first=first)
+
+
+def test_a_path_that_can_not_be_written_is_found_before_the_search(tmp_path):
+    Y, mu = table()
+    calls = []
+    for path in (tmp_path / "none" / "fit.npz", tmp_path):
+        with pytest.raises(OSError, match=r"the checkpoint .* can't be written"):
+            fit(Y, mu, checkpoint=Checkpoint(path), callback=calls.append)
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = {
+    "infinity": (
+        lambda Y: np.where(np.arange(Y.size).reshape(Y.shape) >= 303, np.inf, Y),
+        "infinity in row 60, column 3 .12 such entries",
+    ),
+    "an empty column": (
+        lambda Y: np.where(np.arange(5) == 2, np.nan, Y), "column 2 of X has no observed entry .1",
+    ),
+    "an empty row": (
+        lambda Y: np.where(np.arange(63)[:, None] >= 61, np.nan, Y),
+        "row 61 of X has no observed entry .2 such rows",
+    ),
+    "constant columns": (
+        lambda Y: np.zeros_like(Y) + 0.1 * np.arange(5), "every column of X is constant",
+    ),
+    "only missing": (lambda Y: Y * np.nan, "row 0 of X has no observed entry .63"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_tables_that_can_not_be_fitted(name):
+    change, text = BAD[name]
+    Y, mu = table()
+    with pytest.raises(ValueError, match=text):
+        fit(change(Y), mu)
+
+
+def test_a_constant_column_has_no_scale():
+    """The mean of many times 0.1 is not 0.1: rounding must not be taken for a width."""
+    Y, mu = table(150)
+    Y[:, 3] = 0.1
+    assert fit(Y, mu, steps=1, scale=True).table.scale[3] == 1.0
+
+
 def test_bad_tables():
     Y, mu = table()
-    for value, text in ((np.inf, "infinite entries"), (np.nan, "no observed entries")):
-        wrong = Y.copy()
-        wrong[:, 2] = value
-        with pytest.raises(ValueError, match=rf"columns \[2\] of Y have {text}"):
-            fit(wrong, mu)
     with pytest.raises(ValueError, match="for 63 rows of Y"):
         fit(Y, mu[:-1])
     with pytest.raises(ValueError, match="expected 1 to 5"):

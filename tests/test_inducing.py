@@ -566,16 +566,19 @@ def test_estimator_places_predicts_and_fills(points):
     assert np.sqrt(np.mean(error**2)) < 0.25 * np.std((Y - m.mean_)[60:80][gone])
     assert 0.7 < np.sqrt(np.mean(error**2 / spread[gone])) < 1.6
     assert np.array_equal(m.impute(new), filled)
-    # Reconstruction of rows is what their own latents say; latents are taken as certain.
+    # Reconstruction of rows is what their own latents say; given latents are certain.
     mean, variance = m.predict(new, return_var=True)
     assert np.array_equal(mean[gone], filled[gone])
     at, at_var = m.predict(X[60:80], return_var=True, noise=False)
     assert np.all(at_var < m.predict(X[60:80], return_var=True)[1])
     assert np.array_equal(m.inverse_transform(X[60:80]), at)
-    if not points:
-        assert np.all(
-            variance[gone] >= m.noise_variance_ * np.broadcast_to(m.scale_**2, gone.shape)[gone]
-        )
+    assert np.all(
+        variance[gone] >= m.noise_variance_ * np.broadcast_to(m.scale_**2, gone.shape)[gone]
+    )
+    places, spread_ = m.transform(new, return_var=True)
+    want, want_var = m._post().moments(places, spread_)
+    np.testing.assert_allclose(mean, want * m.scale_ + m.mean_)
+    np.testing.assert_allclose(variance, (want_var + m.noise_variance_) * m.scale_**2)
 
 
 @pytest.mark.parametrize("points", [False, True], ids=["uncertain", "points"])

@@ -582,6 +582,35 @@ def test_a_search_resumes_where_it_stopped():
         np.testing.assert_array_equal(a, c)
 
 
+def test_rates_rise_at_the_beginning_of_a_call():
+    """The first step of Adam is the rate itself, in every direction."""
+    objective, state = small(np.random.default_rng(17))
+    options = {"batch_size": 12, "epochs": 1, "warmup": 0, "decay": False}
+    steep, gentle = (fit_minibatch(objective, state, **options, ramp=k) for k in (0, 9))
+    for part in (
+        lambda s: s.rows[:, :4],
+        lambda s: s.shared[0],
+        lambda s: s.precision,
+    ):
+        full, tenth = (part(r.state) - part(state) for r in (steep, gentle))
+        assert np.any(full != 0.0)
+        np.testing.assert_allclose(tenth, 0.1 * full, rtol=1e-9, atol=1e-14)
+    # Past the ramp all is as ever.
+    late = fit_minibatch(objective, steep.state, **options | {"epochs": 12}, ramp=3)
+    assert late.steps == 12
+    assert late.curve[-1] > late.curve[0]
+
+
+def test_no_epochs_give_the_state_back():
+    objective, state = small(np.random.default_rng(18))
+    result = fit_minibatch(objective, state, batch_size=5, epochs=0)
+    assert result.steps == 0
+    np.testing.assert_array_equal(result.state.rows, state.rows)
+    np.testing.assert_array_equal(result.mu, state.rows[:, :2])
+    np.testing.assert_allclose(result.state.precision, state.precision)
+    assert np.isfinite(lower_bound(objective, result, batch_size=5))
+
+
 def test_new_rows_join():
     objective, state = small(np.random.default_rng(5))
     result = fit_minibatch(objective, state, batch_size=5, epochs=1)

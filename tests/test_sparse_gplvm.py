@@ -12,8 +12,9 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import gplvm_xp
-from gplvm_xp import GPLVM, SparseGPLVM, backend, datasets
+from gplvm_xp import GPLVM, BayesianGPLVM, SparseGPLVM, backend, datasets
 from gplvm_xp.errors import NotEnoughMemoryError, NotPositiveDefiniteError
+from gplvm_xp.estimators import _bayes
 from gplvm_xp.kernels import RBF, Constant, Linear, Matern52
 from gplvm_xp.metrics import nearest_neighbour_errors
 from gplvm_xp.objectives.bayesian import Observed
@@ -228,6 +229,41 @@ def test_imputation(fitted):
     assert np.all(variance[:, :3] == 0.0)
 
 
+def test_filled_entries_have_the_spread_that_they_are_said_to_have():
+    """Held-out rows of a draw from the model: the latent's own uncertainty counts."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((170, 2))
+    K = RBF(1.0, 1.2).gram(RBF(1.0, 1.2).theta(), X) + 1e-9 * np.eye(170)
+    Y = np.linalg.cholesky(K) @ rng.standard_normal((170, 12))
+    Y += 0.2 * rng.standard_normal(Y.shape)
+    model = quiet(SparseGPLVM(2, n_inducing=25, random_state=0, max_iter=150), Y[:110])
+    rows, gone = Y[110:].copy(), rng.random((60, 12)) < 0.4
+    rows[gone] = np.nan
+    mean, variance = model.impute(rows, return_var=True)
+    error = np.abs(mean - Y[110:])[gone]
+    inside = np.mean(error < 1.645 * np.sqrt(variance[gone]))
+    at, spread = model.transform(rows, return_var=True)
+    certain, certain_var = model.predict(at, return_var=True)
+    before = np.mean(np.abs(certain - Y[110:])[gone] < 1.645 * np.sqrt(certain_var[gone]))
+    assert before + 0.03 < inside < 0.96
+    assert inside > 0.78
+    # The moments are over the latent: by many draws of it.
+    draws = at[:3] + np.sqrt(spread[:3]) * rng.standard_normal((4000, 3, 2))
+    m, v = (a.reshape(4000, 3, 12) for a in model.predict(draws.reshape(-1, 2), return_var=True))
+    want_mean, want_var = m.mean(axis=0), v.mean(axis=0) + m.var(axis=0)
+    where = gone[:3]
+    np.testing.assert_allclose(mean[:3][where], want_mean[where], atol=0.05)
+    np.testing.assert_allclose(variance[:3][where], want_var[where], rtol=0.15)
+
+
+def test_a_row_with_nothing_observed_is_filled_from_the_prior(fitted):
+    mean, variance = fitted.impute(np.full((1, 8), np.nan), return_var=True)
+    draws = np.random.default_rng(0).standard_normal((20_000, 2))
+    m, v = fitted.predict(draws, return_var=True)
+    np.testing.assert_allclose(mean[0], m.mean(axis=0), atol=0.05 * data().std())
+    np.testing.assert_allclose(variance[0], v.mean(axis=0) + m.var(axis=0), rtol=0.05)
+
+
 def test_score(fitted):
     """Held-out rows of the same functions are far likelier than shuffled ones."""
     Y = data()
@@ -401,8 +437,32 @@ def test_a_start_without_a_factor_is_an_error_with_advice():
 def test_too_little_memory_for_the_groups(monkeypatch):
     numpy = type(backend.get("numpy"))
     monkeypatch.setattr(numpy, "memory_available", lambda self: 2**16)
-    with pytest.raises(NotEnoughMemoryError, match="3 groups of outputs with equal gaps"):
+    with pytest.raises(NotEnoughMemoryError, match=r"60 rows with 40 inducing inputs and 3 group"):
         SparseGPLVM(2, n_inducing=40).fit(gaps(data()))
+
+
+@pytest.mark.parametrize("model", [SparseGPLVM, BayesianGPLVM])
+def test_more_inducing_inputs_than_rows_are_seeded_from(monkeypatch, model):
+    """Memory is asked for before they are sought, and all of them are found."""
+    monkeypatch.setattr(_bayes, "SEEDED", 10)
+    X = np.random.default_rng(0).standard_normal((30, 2))
+    assert np.unique(_bayes.inducing_inputs(X, 25, np.random.default_rng(0)), axis=0).shape[0] == 25
+    assert _bayes.inducing_inputs(X, 4, np.random.default_rng(0)).shape == (4, 2)
+    numpy = type(backend.get("numpy"))
+    monkeypatch.setattr(numpy, "memory_available", lambda self: 2**34)
+    monkeypatch.setattr(_bayes, "kmeans_plusplus", None)
+    Y = np.random.default_rng(0).standard_normal((30_000, 3))
+    with pytest.raises(NotEnoughMemoryError, match="30000 rows with 30000 inducing inputs"):
+        model(2, n_inducing=30_000).fit(Y)
+
+
+@pytest.mark.parametrize("model", [SparseGPLVM, BayesianGPLVM])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1e150, "float64"), (1e-150, "float64"), (1e15, "float32")]
+)
+def test_numbers_out_of_range(model, size, dtype):
+    with pytest.raises(ValueError, match=rf"beyond the range of {dtype}; .*rescale the columns"):
+        model(2, n_inducing=5, dtype=dtype).fit(size * data(n=20))
 
 
 # -- real data -------------------------------------------------------------------------------------

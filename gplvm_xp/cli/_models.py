@@ -29,7 +29,7 @@ _OWN = {
     "exposure": ("exposure", ("bayesian", "minibatch")),
     "batch_size": ("batch_size", ("minibatch",)),
     "epochs": ("n_epochs", ("minibatch",)),
-    "engine": ("engine", ("bayesian", "minibatch")),
+    "engine": ("engine", ("bayesian",)),
 }
 
 
@@ -52,11 +52,7 @@ def estimator(args: argparse.Namespace, values: np.ndarray) -> Any:
         if given is None:
             continue
         if model not in models:
-            word = option.replace("_", "-")
-            raise UsageError(
-                f"--{word} was given with --model {model}; it belongs to --model "
-                f"{' or '.join(models)}: choose that model, or leave the option out"
-            )
+            raise _misplaced(option, models, args)
         own[parameter] = given
     if args.components is not None:
         own["n_components"] = args.components
@@ -75,6 +71,19 @@ def estimator(args: argparse.Namespace, values: np.ndarray) -> Any:
         dtype=args.dtype,
         random_state=args.seed,
         **own,
+    )
+
+
+def _misplaced(option: str, models: tuple[str, ...], args: argparse.Namespace) -> UsageError:
+    """An option of other models, in the words that were typed."""
+    typed, names = f"--model {args.model}", list(models)
+    if args.model in models:
+        typed += f" --likelihood {args.likelihood}"
+    if "minibatch" not in models and "bayesian" in models:
+        names[names.index("bayesian")] = "bayesian with Gaussian noise"
+    return UsageError(
+        f"--{option.replace('_', '-')} was given with {typed}; it belongs to --model "
+        f"{' or '.join(names)}: choose that model, or leave the option out"
     )
 
 

@@ -28,10 +28,31 @@ class Checkpoint:
     path: str | os.PathLike[str]
     every: int = 10
 
+    def check(self) -> None:
+        """Find out before a fit whether the file can be written.
+
+        Raises
+        ------
+        OSError
+            If it can't; the text says why.
+        """
+        path = os.fspath(self.path)
+        try:
+            if os.path.isdir(path):
+                raise IsADirectoryError("it is a folder")
+            with open(self._beside(), "wb"):
+                pass
+            os.remove(self._beside())
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint {path!r} can't be written ({error}); expected the path of a file "
+                "in a folder that is there and may be written to"
+            ) from error
+
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the file."""
         path = os.fspath(self.path)
-        beside = f"{path}.{os.getpid()}.part"
+        beside = self._beside()
         try:
             with open(beside, "wb") as file:
                 np.savez(file, allow_pickle=False, **dict(arrays))
@@ -39,6 +60,9 @@ class Checkpoint:
         finally:
             if os.path.exists(beside):
                 os.remove(beside)
+
+    def _beside(self) -> str:
+        return f"{os.fspath(self.path)}.{os.getpid()}.part"
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays of the file.

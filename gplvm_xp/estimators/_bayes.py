@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.cluster import kmeans_plusplus
 
 from gplvm_xp import init as starts
+from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.errors import NotPositiveDefiniteError
+from gplvm_xp.estimators._fit import HALTED, Callback, descend, later
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.likelihoods import Likelihood
-from gplvm_xp.objectives.bayesian import BayesianObjective, Observed, Values
-from gplvm_xp.optim import OptResult, Progress, minimise
+from gplvm_xp.objectives.bayesian import (
+    BayesianObjective,
+    InducingObjective,
+    Observed,
+    require_memory,
+)
+from gplvm_xp.optim import OptResult
 from gplvm_xp.priors import Prior
 
-JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-9, 10.0, 5
+# Seeding takes places from no more rows than these, unless more places are wanted.
+SEEDED = 20_000
+
+
+class Reached(NamedTuple):
+    """A point of a search, on the host; S is None where the latents are points."""
+
+    kernel: Kernel
+    noise: float
+    mu: np.ndarray
+    S: np.ndarray | None
+    Z: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,13 @@ class Settings:
     tol: float
     time_limit: float | None
     progress: bool
-    callback: Callable[[Progress], bool | None] | None
+    callback: Callback | None
     began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def variance(self) -> float:
+        """What the jitter is a multiple of: the kernel's own variance."""
+        return 1.0
 
     def time_left(self) -> float | None:
         """Seconds of the limit that are left."""
@@ -120,6 +141,7 @@ def starting(
     M: int,
     rng: np.random.Generator,
     variance: float | None = None,
+    dtype: str = "float64",
 ) -> Start:
     """Starting values from a centred table (n, D), NaN for missing; ``variance`` is the kernel's.
 
@@ -128,7 +150,7 @@ def starting(
     range there and the widest's. With its own range alone rows lie so far from each other in many
     dimensions that the fit explains nothing; with the widest's alone narrow ones do not count.
     """
-    variance = float(np.nanmean(Y**2)) if variance is None else variance
+    variance = mean_square(Y, dtype) if variance is None else variance
     mu = starts.latents(init, Y, q, rng)
     if kernel is None:
         kernel = first_kernel(mu, variance)
@@ -139,6 +161,44 @@ def starting(
         np.full(mu.shape, 0.1),
         inducing_inputs(mu, M, rng),
     )
+
+
+def mean_square(Y: np.ndarray, dtype: str) -> float:
+    """Of the observed entries of a centred table, for a search in ``dtype``.
+
+    Raises
+    ------
+    ValueError
+        If squares of it, which the search makes, are beyond the range of numbers.
+    """
+    info = np.finfo(np.float32 if dtype == "float32" else np.float64)
+    # The noise starts at a hundredth of it.
+    least, most = 100.0 * info.tiny**0.5, info.max**0.5
+    with np.errstate(all="ignore"):
+        value = float(np.nanmean(Y**2))
+    if not least < value < most:
+        raise ValueError(
+            f"the entries of X are about {np.nanmax(np.abs(Y)):.1e} in size after "
+            f"centring, and the square of their variance is beyond the range of {dtype}; expected "
+            f"a size between {least**0.5:.0e} and {most**0.5:.0e}: rescale the columns"
+        )
+    return value
+
+
+def require_room(b: Backend, Y: np.ndarray, q: int, M: int) -> None:
+    """Refuse M inducing inputs for a table (n, D), NaN for missing, that do not fit, before any.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        As the search itself would.
+    """
+    n, D = Y.shape
+    seen = ~np.isnan(Y)
+    if seen.all():
+        require_memory(b, (n, q), M, 1, min(n, D))
+    else:
+        require_memory(b, (n, q), M, np.unique(seen, axis=1).shape[1], D)
 
 
 def first_kernel(mu: np.ndarray, variance: float) -> Kernel:
@@ -153,9 +213,11 @@ def first_kernel(mu: np.ndarray, variance: float) -> Kernel:
 def inducing_inputs(X: np.ndarray, M: int, rng: np.random.Generator) -> np.ndarray:
     """M different places among the rows of X (n, q) by k-means++ seeding.
 
-    Where X has fewer than M different rows, further ones are jittered copies.
+    Where X has fewer than M different rows, further ones are jittered copies. Cost n M q for up to
+    :data:`SEEDED` rows n, a random choice among more, or M where that is larger.
     """
-    sample = X if X.shape[0] <= 20_000 else X[rng.choice(X.shape[0], 20_000, replace=False)]
+    most = max(SEEDED, M)
+    sample = X if X.shape[0] <= most else X[rng.choice(X.shape[0], most, replace=False)]
     seed = int(rng.integers(2**31))
     Z = np.array(kmeans_plusplus(sample, M, random_state=seed)[0], dtype=np.float64)
     _, first = np.unique(Z, axis=0, return_index=True)
@@ -199,7 +261,7 @@ def search(
         found = _once(b, Y, data, first, k, s, resumed)
         if best is None or found.value < best.value:
             best = found
-        if found.status in ("interrupted", "stopped", "time_limit"):
+        if found.status in HALTED:
             break
     assert best is not None
     return best
@@ -221,23 +283,15 @@ def _once(
             objective, result, jitter = _minimised(
                 b, data, start, {"noise"}, jitter, warm, s, callback
             )
-            if result.status in ("interrupted", "stopped", "time_limit"):
+            if result.status in HALTED:
                 return _ended(b, Y, objective, result, [], jitter)
             curve += result.values[:-1]
-            start = _as_start(b, start, objective.values(result.x))
+            start = _as_start(reached(b, objective, result))
         left = s.max_iter - len(curve)
-        later = _after(callback, len(curve))
-        objective, result, jitter = _minimised(b, data, start, set(), jitter, left, s, later)
+        objective, result, jitter = _minimised(
+            b, data, start, set(), jitter, left, s, later(callback, len(curve))
+        )
         return _ended(b, Y, objective, result, curve, jitter)
-
-
-def _after(
-    callback: Callable[[Progress], bool | None] | None, done: int
-) -> Callable[[Progress], bool | None] | None:
-    """The callback, told of the steps before this minimisation too."""
-    if callback is None or not done:
-        return callback
-    return lambda p: callback(p._replace(step=p.step + done))
 
 
 def _minimised(
@@ -248,38 +302,46 @@ def _minimised(
     jitter: float,
     steps: int,
     s: Settings,
-    callback: Callable[[Progress], bool | None] | None,
+    callback: Callback | None,
 ) -> tuple[BayesianObjective, OptResult, float]:
-    for _ in range(1 + JITTER_TRIES):
-        objective = BayesianObjective(
+    def make(jitter: float) -> BayesianObjective:
+        return BayesianObjective(
             start.kernel, data, start.mu, start.S, start.Z, start.noise,
             priors={k: p for k, p in s.priors.items() if k not in held},
             held=frozenset(held), jitter=jitter,
         )  # fmt: skip
-        result = minimise(
-            objective.value_and_grad,
-            objective.start(),
-            method=s.optimizer,
-            max_steps=steps,
-            gtol=s.tol,
-            ftol=1e-3 * s.tol,
-            time_limit=s.time_left(),
-            callback=callback,
+
+    return descend(make, s, jitter, steps, callback, hopeless(start.Z.shape[0]))
+
+
+def hopeless(M: int) -> Callable[[float, float], str]:
+    """What to say where k(Z, Z) has no factors: see :func:`gplvm_xp.estimators._fit.descend`."""
+
+    def text(_: float, share: float) -> str:
+        return (
+            f"k(Z, Z) of the {M} inducing inputs has no Cholesky factor at the start with a jitter "
+            f"of up to {share:.0e} of the kernel's variance; use fewer or different inducing "
+            "inputs, or check the kernel's starting values"
         )
-        if math.isfinite(result.value) or result.status == "interrupted":
-            return objective, result, jitter
-        jitter = max(jitter, JITTER_FLOOR) * JITTER_GROWTH
-    raise NotPositiveDefiniteError(
-        f"k(Z, Z) of the {start.Z.shape[0]} inducing inputs has no Cholesky factor with a jitter "
-        f"of up to {jitter / JITTER_GROWTH:.0e} of the kernel's variance; use fewer or different "
-        "inducing inputs, or check the kernel's starting values"
-    )
+
+    return text
 
 
-def _as_start(b: Backend, start: Start, v: Values) -> Start:
-    mu, S, Z = (np.array(b.to_host(a), dtype=np.float64) for a in (v.mu, v.S, v.Z))
-    kernel = start.kernel.with_theta(b.to_host(v.theta).astype(np.float64))
-    return Start(kernel, b.to_host(v.noise).astype(np.float64).item(), mu, S, Z)
+def reached(b: Backend, objective: InducingObjective, result: OptResult) -> Reached:
+    """Where a minimisation ended."""
+    v = objective.values(result.x)
+
+    def host(a: Array) -> np.ndarray:
+        return np.array(b.to_host(a), dtype=np.float64)
+
+    kernel = objective.kernel.with_theta(host(v.theta))
+    noise = b.to_host(v.noise).astype(np.float64).item()
+    return Reached(kernel, noise, host(v.mu), None if v.S is None else host(v.S), host(v.Z))
+
+
+def _as_start(point: Reached) -> Start:
+    assert point.S is not None
+    return Start(point.kernel, point.noise, point.mu, point.S, point.Z)
 
 
 def _ended(
@@ -291,7 +353,7 @@ def _ended(
     jitter: float,
 ) -> FoundBayes:
     v = objective.values(result.x)
-    end = _as_start(b, Start(objective.kernel, 0.0, objective.mu, objective.mu, objective.Z), v)
+    end = _as_start(reached(b, objective, result))
     full = replace(objective, data=Observed.of(b, Y))
     mean, factor, _ = full.optimal(v)
     diagonal = objective.kernel.diag(v.theta, v.Z)
@@ -319,10 +381,15 @@ def _ended(
 
 __all__ = [
     "FoundBayes",
+    "Reached",
     "Settings",
     "Start",
     "first_kernel",
+    "hopeless",
     "inducing_inputs",
+    "mean_square",
+    "reached",
+    "require_room",
     "search",
     "starting",
 ]

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start
+from gplvm_xp.errors import NotPositiveDefiniteError
+from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, hopeless
+from gplvm_xp.estimators._fit import JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.likelihoods import (
     BernoulliLogit,
@@ -22,11 +24,17 @@ from gplvm_xp.likelihoods import (
     NegativeBinomial,
     Poisson,
 )
+from gplvm_xp.objectives.minibatch import Whitened, inverse_factor
 from gplvm_xp.objectives.minibatch_fit import fit_minibatch, lower_bound
-from gplvm_xp.objectives.minibatch_state import MinibatchState
+from gplvm_xp.objectives.minibatch_state import MinibatchResult, MinibatchState
 from gplvm_xp.objectives.stochastic import MinibatchObjective, link_offsets
 from gplvm_xp.optim import Progress
 
+# Least steps and passes of a search that is not told how many; with Gaussian noise, and without.
+STEPS, SAMPLED_STEPS, EPOCHS = 4000, 1500, 20
+# Of a search that goes on: half of Adam's usual rates, and the steps over which they and ρ rise. A
+# good state may come without Adam's averages, and full steps in every direction would spoil it.
+_GOING_ON: Mapping[str, Any] = {"learning_rate": 0.025, "row_learning_rate": 0.1, "ramp": 100}
 # Of a search that goes on from a file: past the warm-up, and past the long steps in q(U).
 _LATE = 1000
 # With more outputs than this, all share the covariance of q(u): a factor each costs D M³ a step.
@@ -77,7 +85,7 @@ def search_batches(
     exposure: np.ndarray | None,
     *,
     batch_size: int,
-    n_epochs: int,
+    n_epochs: int | None,
     seed: int,
     s: Settings,
     state: Mapping[str, np.ndarray],
@@ -94,15 +102,21 @@ def search_batches(
     offset, unit : ndarray (D,)
         Removed from and divided out of Y for Gaussian noise; else the functions' constants, ones.
     exposure : ndarray (n,) or None
+    n_epochs : int or None
+        None is as many as make :data:`STEPS` steps (:data:`SAMPLED_STEPS` with another likelihood
+        than Gaussian noise), and :data:`EPOCHS` at least.
     state : mapping
         What an earlier search left in its ``state``; empty where there was none, or it is gone.
     posterior : tuple of ndarray, or None
-        Mean, factor and groups that an earlier search ended with; None to begin.
+        Mean, factor and groups that an earlier search ended with; None to begin. A search that goes
+        on ends where it began if the bound there is higher.
 
     Raises
     ------
     ValueError
         If the data are not what the likelihood takes.
+    NotPositiveDefiniteError
+        If k(Z, Z) has no Cholesky factor at the start after the jitter schedule.
     NotEnoughMemoryError
         If q(u) and a batch do not fit.
     """
@@ -128,7 +142,10 @@ def search_batches(
     size = min(batch_size, Y.shape[0])
     _require_memory(b, objective, size)
     begin = _begin(objective, start, state, posterior)
+    objective = _with_factor(objective, begin, size)
     steps = -(-Y.shape[0] // size)
+    if n_epochs is None:
+        n_epochs = max(EPOCHS, math.ceil((STEPS if gaussian else SAMPLED_STEPS) / steps))
     began = time.perf_counter()
     with watched(s.progress, n_epochs * steps, 0, s.callback, "BayesianGPLVM") as callback:
 
@@ -146,11 +163,16 @@ def search_batches(
             seed=seed,
             time_limit=s.time_left(),
             callback=None if callback is None else tell,
+            **({} if posterior is None else _GOING_ON),
         )
+    value = lower_bound(objective, result, batch_size=size, seed=seed)
+    if posterior is not None:
+        result, value = _better(objective, begin, result, value, size, seed)
     theta = b.asarray(result.kernel.theta())
     diagonal = result.kernel.diag(theta, result.Z)
     found = result.likelihood
-    bound = lower_bound(objective, result, batch_size=size, seed=seed)
+    bare = replace(objective, priors={})
+    bound = lower_bound(bare, result, batch_size=size, seed=seed) if s.priors else value
     return FoundBayes(
         kernel=result.kernel,
         noise=found.variance if isinstance(found, Gaussian) else math.nan,
@@ -162,9 +184,9 @@ def search_batches(
         factor=np.array(b.to_host(result.factor), dtype=np.float64),
         which=result.which,
         offset=offset,
-        jitter=s.jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
+        jitter=objective.jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
         bound=bound,
-        value=-bound,
+        value=-value,
         curve=tuple(-result.curve),
         steps=result.steps,
         grad_norm=math.nan,
@@ -197,6 +219,51 @@ def _begin(
     precision = (np.swapaxes(inverse, 1, 2) @ inverse)[groups]
     fresh = MinibatchState.begin(objective, start.mu, start.S)
     return replace(fresh, mean=mean.copy(), precision=precision, steps=_LATE)
+
+
+def _with_factor(
+    objective: MinibatchObjective, begin: MinibatchState, size: int
+) -> MinibatchObjective:
+    """With the first jitter of the schedule at which the bound of a batch can be evaluated."""
+    b, (M, q) = objective.backend, objective.inducing.shape
+    rows = b.asarray(begin.rows[:size, : 2 * q])
+    mu, S = rows[:, :q], b.xp.exp(rows[:, q:])
+    factor, _ = inverse_factor(b.asarray(begin.precision))
+    posterior = Whitened(b.asarray(begin.mean), factor)
+    eps = np.zeros((0 if objective.gaussian else objective.samples, size, q))
+    for _ in range(1 + JITTER_TRIES):
+        bound, _ = objective.evaluate(
+            b.asarray(begin.shared[0]), posterior, mu, S, np.arange(size), eps
+        )
+        if b.to_host(bound.ok & b.xp.isfinite(bound.value)).item():
+            return objective
+        jitter = max(objective.jitter, JITTER_FLOOR) * JITTER_GROWTH
+        objective = replace(objective, jitter=jitter)
+    tried = objective.jitter / JITTER_GROWTH
+    raise NotPositiveDefiniteError(hopeless(M)(tried, tried))
+
+
+def _better(
+    objective: MinibatchObjective,
+    begin: MinibatchState,
+    result: MinibatchResult,
+    value: float,
+    size: int,
+    seed: int,
+) -> tuple[MinibatchResult, float]:
+    """The end of a search that went on, or its beginning where the bound (same draws) is higher."""
+    before = fit_minibatch(objective, begin, batch_size=size, epochs=0)
+    past = lower_bound(objective, before, batch_size=size, seed=seed)
+    if math.isnan(past) or value >= past:
+        return result, value
+    # Later passes have an order of their own, lest the same steps be tried again.
+    state = replace(before.state, epoch=result.state.epoch, place=result.state.place)
+    message = f"{result.message}; the state before is kept, as its bound is higher"
+    kept = replace(
+        before, state=state, curve=result.curve, steps=result.steps,
+        status=result.status, message=message,
+    )  # fmt: skip
+    return kept, past
 
 
 def _require_memory(b: Backend, objective: MinibatchObjective, size: int) -> None:

@@ -1,21 +1,17 @@
-"""Parameter checks of the Bayesian GPLVM, and how it says that a fit ended early."""
+"""Parameter checks of models with inducing inputs."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sklearn.exceptions import ConvergenceWarning
+import numpy as np
 
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Gaussian, Likelihood, NegativeBinomial, Poisson, named
 from gplvm_xp.priors import Prior
-
-if TYPE_CHECKING:
-    from gplvm_xp.estimators._bayes import FoundBayes
 
 INFERENCES = ("auto", "collapsed", "minibatch")
 OPTIMIZERS = ("scipy", "lbfgs", "adam")
@@ -50,6 +46,8 @@ def check_bayesian(model: Any, shape: tuple[int, int]) -> tuple[int, int]:
         ("max_iter", 0), ("n_restarts", 0), ("warm_up", 0), ("batch_size", 1), ("n_epochs", 1),
     ):  # fmt: skip
         value = getattr(model, name)
+        if name == "n_epochs" and value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} was given; expected an integer of {least} or more")
     for name in ("jitter", "tol", "time_limit", "noise_variance"):
@@ -85,6 +83,51 @@ def check_bayesian(model: Any, shape: tuple[int, int]) -> tuple[int, int]:
                 "gplvm_xp.priors, for example LogNormal(0, 1)"
             )
     return q, M
+
+
+def check_goes_on(model: Any, Y: np.ndarray) -> None:
+    """Refuse further rows (N, D) without entries, and sizes that are not those of the fit.
+
+    Raises
+    ------
+    ValueError
+        With what was fitted and what is asked for.
+    """
+    empty = np.flatnonzero(np.isnan(Y).all(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"row {empty[0]} of X has no observed entry ({empty.size} such rows); remove it before "
+            "fitting"
+        )
+    M, q = model.inducing_inputs_.shape
+    for name, fitted in (("n_components", q), ("n_inducing", M)):
+        given = getattr(model, name)
+        if given is not None and given != fitted:
+            raise _changed(name, given, fitted)
+
+
+def check_same_model(model: Any) -> None:
+    """Refuse a Bayesian model whose likelihood or exposure is not that of its fit.
+
+    Raises
+    ------
+    ValueError
+        With what was fitted and what is asked for.
+    """
+    likelihood = chosen_likelihood(model.likelihood)
+    if type(likelihood) is not type(model.likelihood_):
+        fitted = "Gaussian noise" if model.likelihood_ is None else model.likelihood_
+        raise _changed("likelihood", model.likelihood, fitted)
+    exposure = None if math.isnan(model.mean_total_) else "total"
+    if model.exposure != exposure:
+        raise _changed("exposure", model.exposure, exposure)
+
+
+def _changed(name: str, given: Any, fitted: Any) -> ValueError:
+    return ValueError(
+        f"{name}={given!r} was given, and the model was fitted with {fitted!r}; partial_fit goes "
+        "on with the fitted model: use fit to begin anew, or set the parameter back"
+    )
 
 
 def whole_number(model: Any, name: str, most: int, usual: int, of_what: str) -> int:
@@ -173,28 +216,12 @@ def restored_inducing(model: Any) -> None:
         ) from error
 
 
-def say_how_it_ended(model: Any, found: FoundBayes) -> None:
-    """Warn of a fit that ended early."""
-    if found.status in ("interrupted", "time_limit", "failed"):
-        warnings.warn(
-            f"the fit ended early ({found.message}); the best state of {found.steps} steps is kept",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-    elif found.status == "max_steps":
-        warnings.warn(
-            f"max_iter={model.max_iter} steps were taken and the largest gradient entry is "
-            f"{found.grad_norm:.3g}; raise max_iter, or call partial_fit to go on",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-
-
 __all__ = [
     "by_batches",
     "check_bayesian",
+    "check_goes_on",
+    "check_same_model",
     "chosen_likelihood",
     "restored_inducing",
-    "say_how_it_ended",
     "whole_number",
 ]

@@ -13,11 +13,18 @@ from sklearn.utils import check_random_state
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, search, starting
+from gplvm_xp.estimators._bayes import (
+    FoundBayes,
+    Settings,
+    Start,
+    require_room,
+    search,
+    starting,
+)
 from gplvm_xp.estimators._bayes_batches import linear_view, offsets, row_totals, search_batches
 from gplvm_xp.estimators._bayes_checks import by_batches, check_bayesian, chosen_likelihood
-from gplvm_xp.estimators._bayes_sharded import is_lazy, search_sharded
-from gplvm_xp.estimators._data import Scaling
+from gplvm_xp.estimators._bayes_sharded import search_sharded
+from gplvm_xp.estimators._data import Scaling, check_lazy, is_lazy
 from gplvm_xp.likelihoods import Gaussian, Likelihood
 
 # Some thousand units in the last place: rounding would spoil the gradient.
@@ -29,15 +36,19 @@ def random(model: Any) -> np.random.Generator:
     return np.random.default_rng(check_random_state(model.random_state).randint(2**31))
 
 
-def prepared(model: Any, Y: np.ndarray, rng: np.random.Generator) -> Start:
-    """Starting values for a checked table (n, D); sets what is removed from its columns.
+def prepared(model: Any, X: Array, Y: np.ndarray, rng: np.random.Generator) -> Start:
+    """Starting values for a table X and its checked copy (n, D); sets what its columns lose.
 
     Raises
     ------
     ValueError, TypeError
         If a parameter does not fit the table, or the table the likelihood.
+    NotEnoughMemoryError
+        If collapsed inference does not fit here.
     """
     q, M = check_bayesian(model, Y.shape)
+    if not (by_batches(model) or over_shards(model, X)):
+        require_room(backends.get(model.backend, X, model.dtype), Y, q, M)
     likelihood = chosen_likelihood(model.likelihood)
     exposure, model.mean_total_ = None, float("nan")
     if likelihood is None:
@@ -50,7 +61,9 @@ def prepared(model: Any, Y: np.ndarray, rng: np.random.Generator) -> Start:
         likelihood.check(Y, None if exposure is None else exposure[:, None])
         model.mean_, model.scale_ = offsets(likelihood, Y, exposure), np.ones(Y.shape[1])
         view, variance = linear_view(likelihood, Y, exposure), 1.0
-    start = starting(model.kernel, _noise(model), model.init, view, q, M, rng, variance)
+    start = starting(
+        model.kernel, _noise(model), model.init, view, q, M, rng, variance, model.dtype
+    )
     start.kernel.check(q)
     return start
 
@@ -85,7 +98,7 @@ def run(
     state: Mapping[str, np.ndarray] | None,
 ) -> FoundBayes:
     """Search from ``start``; ``state`` is that of an earlier search, None for a first one."""
-    b = backends.get(model.backend, X, model.dtype)
+    b = backends.get(model.backend, None if is_lazy(X) else X, model.dtype)
     settings = _settings(model, b)
     if not by_batches(model):
         restarts = 0 if state is not None else model.n_restarts
@@ -123,6 +136,14 @@ def run_shards(
     ValueError
         If the model is one that only sees all rows at once.
     """
+    if Y is None:
+        check_lazy(X)
+    if Y is None and by_batches(model):
+        raise ValueError(
+            f"X is a Dask array of shape {X.shape}, and a fit by minibatches needs all rows in "
+            f"memory (inference={model.inference!r}, likelihood={model.likelihood!r}); call "
+            "X.compute() and give the result, or use engine=client with collapsed inference"
+        )
     if by_batches(model) or model.n_restarts:
         raise ValueError(
             "an engine, a checkpoint or a Dask array needs collapsed inference from one start; "
@@ -136,7 +157,7 @@ def run_shards(
         )
     q, M = check_bayesian(model, X.shape if Y is None else Y.shape)
     model.mean_total_ = float("nan")
-    start = None if Y is None else prepared(model, Y, rng)
+    start = None if Y is None else prepared(model, X, Y, rng)
     if start is None and not (isinstance(model.init, str) and model.init == "pca"):
         raise ValueError(
             f"init={model.init!r} was given with a Dask array; expected 'pca', which its workers "

@@ -10,17 +10,13 @@ import numpy as np
 
 from gplvm_xp.engine import Checkpoint
 from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, first_kernel, inducing_inputs
+from gplvm_xp.estimators._data import is_lazy
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.sharded import Globals
 from gplvm_xp.objectives.sharded_fit import ShardedSettings, fit_sharded
 from gplvm_xp.optim import Limits
 from gplvm_xp.priors import Prior
-
-
-def is_lazy(X: Any) -> bool:
-    """Whether X is a Dask array: rows that are elsewhere, or nowhere yet."""
-    return any(k.__module__.startswith("dask.array") for k in type(X).__mro__)
 
 
 def search_sharded(
@@ -58,6 +54,8 @@ def search_sharded(
     ------
     WorkerLostError
         If a worker is lost; it names the checkpoint to go on from.
+    NotPositiveDefiniteError
+        If the start has no factors after the jitter schedule.
     """
     q, M = shape
 
@@ -108,7 +106,7 @@ def search_sharded(
         factor=fit.factor,
         which=fit.table.totals.which,
         offset=np.zeros(fit.table.mean.size),
-        jitter=s.jitter * diagonal.mean().item(),
+        jitter=fit.jitter * diagonal.mean().item(),
         bound=bound,
         value=result.value,
         curve=fit.curve,

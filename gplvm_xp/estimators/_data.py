@@ -11,16 +11,31 @@ from sklearn.utils.validation import validate_data
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 
+_TEXT = (
+    "X holds text ({}); expected numbers, or NaN where a value is missing: drop such columns or "
+    "turn them into numbers"
+)
+
 
 def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
-    """A float64 host table (n, D), NaN for missing.
+    """A float64 host table (n, D), NaN for missing; a Dask array of new rows is computed.
 
     Raises
     ------
     ValueError
         In scikit-learn's words for shapes and types; in ours for text, infinities, a constant
-        table, and rows or columns with nothing observed in the training data.
+        table, rows or columns with nothing observed in the training data, and a Dask array as
+        training data.
     """
+    if is_lazy(X):
+        check_lazy(X)
+        if reset:
+            raise ValueError(
+                f"X is a Dask array of shape {X.shape}, and this fit needs all rows in memory; "
+                "call X.compute() and give the result, or fit BayesianGPLVM with engine=client and "
+                "collapsed inference, which leaves the rows with the workers"
+            )
+        X = X.compute()
     if not on_host(X):
         X = backend.of(X).to_host(X)
     try:
@@ -30,10 +45,7 @@ def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
     except ValueError as error:
         if not str(error).startswith("could not convert string"):
             raise
-        raise ValueError(
-            f"X holds text ({error}); expected numbers, or NaN where a value is missing: drop such "
-            "columns or turn them into numbers"
-        ) from error
+        raise ValueError(_TEXT.format(error)) from error
     Y = np.array(Y, dtype=np.float64, order="C")
     infinite = np.argwhere(np.isinf(Y))
     if infinite.size:
@@ -63,6 +75,30 @@ def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
     return Y
 
 
+def is_lazy(X: Any) -> bool:
+    """Whether X is a Dask array: rows that are elsewhere, or nowhere yet."""
+    return any(k.__module__.startswith("dask.array") for k in type(X).__mro__)
+
+
+def check_lazy(X: Any) -> None:
+    """Refuse a Dask array by what is known of it without its rows.
+
+    Raises
+    ------
+    ValueError
+        If it has not two axes or no columns, or its entries are no real numbers.
+    """
+    if X.ndim != 2 or X.shape[1] == 0:
+        raise ValueError(
+            f"X is a Dask array of shape {X.shape}; expected two axes, rows and columns, and at "
+            "least one column"
+        )
+    if X.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: X is a Dask array of {X.dtype}")
+    if X.dtype.kind not in "biuf":
+        raise ValueError(_TEXT.format(f"a Dask array of {X.dtype}"))
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Centre (and scale) of each column."""
@@ -86,8 +122,8 @@ class Scaling:
 
 
 def on_host(X: Any) -> bool:
-    """Whether X is NumPy's, or no array at all (a list, a data frame)."""
-    return not backend.is_array(X) or backend.of(X).name == "numpy"
+    """Whether results for X are NumPy's: it is NumPy's, Dask's, or no array (a data frame)."""
+    return is_lazy(X) or not backend.is_array(X) or backend.of(X).name == "numpy"
 
 
 def to_like(a: np.ndarray, like: Any) -> Array:
@@ -99,4 +135,4 @@ def to_like(a: np.ndarray, like: Any) -> Array:
     return b.asarray(a, dtype=kind)
 
 
-__all__ = ["Scaling", "on_host", "table", "to_like"]
+__all__ = ["Scaling", "check_lazy", "is_lazy", "on_host", "table", "to_like"]

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._data import to_like
+from gplvm_xp.estimators._data import is_lazy, to_like
 from gplvm_xp.priors import Gaussian, Prior
 
 # At about so many rows, or all where fewer, slopes are averaged.
@@ -180,7 +180,22 @@ class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         # The factor is rebuilt from the rest, so files don't hold an n × n matrix.
         state = dict(super().__getstate__())
         state.pop("_posterior", None)
+        # A live client or engine belongs to this process.
+        if not isinstance(state.get("engine"), str | None):
+            state["engine"] = None
         return state
+
+    def __sklearn_clone__(self) -> Any:
+        # A client can be shared and not copied.
+        engine = getattr(self, "engine", None)
+        if isinstance(engine, str | None):
+            return super().__sklearn_clone__()
+        self.engine = None
+        try:
+            copy = super().__sklearn_clone__()
+        finally:
+            self.engine = engine
+        return copy.set_params(engine=engine)
 
     def _post(self) -> Any:
         """The posterior factor: kept from the fit, rebuilt after loading or unpickling."""
@@ -192,6 +207,7 @@ class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _given(self, X: Array) -> np.ndarray | None:
         """X on the host where it is latents (N, q); None where it is not."""
+        X = X.compute() if is_lazy(X) else X
         host = backends.of(X).to_host(X) if backends.is_array(X) else np.asarray(X)
         q = self._host_embedding.shape[1]
         if host.ndim != 2 or host.shape[1] != q:

@@ -11,11 +11,11 @@ from numbers import Integral, Real
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
+from gplvm_xp.estimators._endings import say_early_end
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives import ExactObjective, groups_of
@@ -45,6 +45,21 @@ class Ended(Protocol):
 
     @property
     def result(self) -> OptResult: ...
+
+
+class Descent(Protocol):
+    """How far a minimisation goes, as in :class:`Search`."""
+
+    @property
+    def optimizer(self) -> str: ...
+
+    @property
+    def tol(self) -> float: ...
+
+    @property
+    def variance(self) -> float: ...
+
+    def time_left(self) -> float | None: ...
 
 
 Goal = TypeVar("Goal", bound=Minimisable)
@@ -140,7 +155,7 @@ def best_of(
 
 def descend(
     make: Callable[[float], Goal],
-    s: Search,
+    s: Descent,
     jitter: float,
     steps: int,
     callback: Callback | None,
@@ -320,21 +335,7 @@ def say_how_it_ended(
 
     The warnings point ``depth`` calls up: where the user called ``fit``.
     """
-    result = found.result
-    if result.status in ("interrupted", "time_limit", "failed"):
-        warnings.warn(
-            f"the fit ended early ({result.message}); the best state of {result.steps} steps is "
-            "kept",
-            ConvergenceWarning,
-            stacklevel=depth,
-        )
-    elif result.status == "max_steps":
-        warnings.warn(
-            f"max_iter={model.max_iter} steps were taken and the largest gradient entry is "
-            f"{result.grad_norm:.3g}; raise max_iter to go on",
-            ConvergenceWarning,
-            stacklevel=depth,
-        )
+    say_early_end(model, found.result, depth=depth + 1)
     condition = float(np.nanvar(Y)) * Y.shape[0] / (found.noise + found.jitter)
     if b.eps * condition > 1e-3:
         warnings.warn(
@@ -350,6 +351,7 @@ __all__ = [
     "ACTIVE",
     "HALTED",
     "Callback",
+    "Descent",
     "Found",
     "Search",
     "best_of",

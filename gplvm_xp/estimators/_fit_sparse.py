@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._bayes import inducing_inputs
+from gplvm_xp.estimators._bayes import Reached, hopeless, inducing_inputs, reached
 from gplvm_xp.estimators._bayes_checks import whole_number
 from gplvm_xp.estimators._fit import (
     HALTED,
@@ -25,7 +24,6 @@ from gplvm_xp.estimators._fit import (
     later,
 )
 from gplvm_xp.estimators._progress import watched
-from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.bayesian import BayesianObjective, InducingObjective, Observed
 from gplvm_xp.objectives.fitc import FITCObjective
 from gplvm_xp.optim import OptResult
@@ -66,16 +64,6 @@ class FoundSparse:
     def result(self) -> OptResult:
         """How the search ended."""
         return self.found.result
-
-
-@dataclass(frozen=True)
-class _Point:
-    """A point of the search, on the host."""
-
-    kernel: Kernel
-    noise: float
-    latents: np.ndarray
-    Z: np.ndarray
 
 
 def check_sparse(model: Any, Y: np.ndarray) -> int:
@@ -129,21 +117,15 @@ def search_sparse(
     Raises
     ------
     NotEnoughMemoryError
-        If the factors of all groups of outputs do not fit, before any is made.
+        If an evaluation does not fit, before anything of it is allocated.
     NotPositiveDefiniteError
         If a start has no factors after the jitter schedule.
     """
     data = Observed.of(b, Y, reduce=True)
-    M, r = Z.shape[0], data.totals.outputs.size
-    b.require_memory(
-        (6 * r + 6) * M * M * b.itemsize,
-        f"{r} groups of outputs with equal gaps, each with factors of order {M},",
-        "use fewer inducing inputs, or fill some of the gaps",
-    )
 
     def once(latents: np.ndarray, restart: int) -> FoundSparse:
-        places = Z if restart == 0 else inducing_inputs(latents, M, rng)
-        point, jitter = _Point(s.kernel, s.noise, latents, places), s.jitter
+        places = Z if restart == 0 else inducing_inputs(latents, Z.shape[0], rng)
+        point, jitter = Reached(s.kernel, s.noise, latents, None, places), s.jitter
         curve: list[float] = []
         with watched(s.progress, s.max_iter, restart, s.callback, "SparseGPLVM") as callback:
             go = partial(_minimised, b, data, s, approximation)
@@ -152,7 +134,7 @@ def search_sparse(
                 objective, result, jitter = go(point, {"noise"}, jitter, warm, callback)
                 if result.status in HALTED:
                     return _ended(b, Y, objective, result, jitter)
-                point = _reached(b, objective, result)
+                point = reached(b, objective, result)
                 curve += result.values[:-1]
             done = len(curve)
             objective, result, jitter = go(
@@ -170,7 +152,7 @@ def _minimised(
     data: Observed,
     s: Search,
     approximation: str,
-    point: _Point,
+    point: Reached,
     held: set[str],
     jitter: float,
     steps: int,
@@ -178,40 +160,23 @@ def _minimised(
 ) -> tuple[InducingObjective, OptResult, float]:
     def make(jitter: float) -> InducingObjective:
         return APPROXIMATIONS[approximation](
-            point.kernel, data, point.latents, None, point.Z, point.noise,
+            point.kernel, data, point.mu, None, point.Z, point.noise,
             latent_prior=s.latent_prior, priors=s.priors, held=s.held | held, jitter=jitter,
         )  # fmt: skip
 
-    def hopeless(_: float, share: float) -> str:
-        return (
-            f"k(Z, Z) of the {point.Z.shape[0]} inducing inputs has no Cholesky factor at the "
-            f"start with a jitter of up to {share:.0e} of the kernel's variance; use fewer "
-            "inducing inputs, or check the kernel's starting values"
-        )
-
-    return descend(make, s, jitter, steps, callback, hopeless)
-
-
-def _reached(b: Backend, objective: InducingObjective, result: OptResult) -> _Point:
-    v = objective.values(result.x)
-
-    def host(a: Array) -> np.ndarray:
-        return np.array(b.to_host(a), dtype=np.float64)
-
-    kernel = objective.kernel.with_theta(host(v.theta))
-    return _Point(kernel, b.to_host(v.noise).astype(np.float64).item(), host(v.mu), host(v.Z))
+    return descend(make, s, jitter, steps, callback, hopeless(point.Z.shape[0]))
 
 
 def _ended(
     b: Backend, Y: np.ndarray, objective: InducingObjective, result: OptResult, jitter: float
 ) -> FoundSparse:
-    end, v = _reached(b, objective, result), objective.values(result.x)
+    end, v = reached(b, objective, result), objective.values(result.x)
     full: Any = replace(objective, data=Observed.of(b, Y))
     mean, factor, _ = full.optimal(v)
     scale = b.xp.mean(objective.kernel.diag(v.theta, v.Z))
     jitter *= b.to_host(scale).astype(np.float64).item()
     return FoundSparse(
-        Found(end.kernel, end.noise, end.latents, jitter, result),
+        Found(end.kernel, end.noise, end.mu, jitter, result),
         end.Z,
         np.array(b.to_host(mean), dtype=np.float64),
         np.array(b.to_host(factor), dtype=np.float64),

@@ -58,7 +58,10 @@ class FittedInducing(FittedEmbedding):
         Uncertain latents: the mean of the q(z) = N(mean, variance) that maximises the row's own
         lower bound of ln p(row | training data), with what was learned held. Points: the mode of
         the true predictive density and the latent prior. A row that equals a training row gets
-        that row's fitted latents.
+        that row's fitted latents. One that is only near it need not come near them: they maximise
+        a density with the row itself among the training data, and a new row's latents do not. A
+        model that was fitted to a Dask array does not keep its rows, so all are new to it. New rows
+        in a Dask array are computed, and the answer is NumPy's.
 
         Parameters
         ----------
@@ -79,18 +82,17 @@ class FittedInducing(FittedEmbedding):
         """
         check_is_fitted(self)
         Y = self._rows(X)
-        Z, variance = self._embed(Y)
         if not return_var:
-            return to_like(Z, X)
-        if variance is None:
-            variance = spreads(self._post(), self._prior(), self._centred(Y), Z)
+            return to_like(self._embed(Y)[0], X)
+        Z, variance = self._spread(Y)
         return to_like(Z, X), to_like(variance, X)
 
     def impute(self, X: Array, return_var: bool = False) -> Any:
         """The rows with their missing entries filled by their means; observed ones are kept.
 
         The row's other entries place it among the latents, and the mean is over what is then
-        uncertain: the latents (where the model has such), the functions and the noise.
+        uncertain: the latents (points have the variance of Laplace's method), the functions and the
+        noise.
 
         Parameters
         ----------
@@ -106,7 +108,7 @@ class FittedInducing(FittedEmbedding):
         """
         check_is_fitted(self)
         Y = self._rows(X)
-        mean, variance = self._at(*self._embed(Y), noise=True, exposure=self._exposures(Y))
+        mean, variance = self._at(*self._spread(Y), noise=True, exposure=self._exposures(Y))
         gone = np.isnan(Y)
         filled = to_like(np.where(gone, mean, Y), X)
         return (filled, to_like(np.where(gone, variance, 0.0), X)) if return_var else filled
@@ -173,7 +175,7 @@ class FittedInducing(FittedEmbedding):
         latents = self._given(X)
         if latents is None:
             Y = self._rows(X)
-            return self._at(*self._embed(Y), noise=noise, exposure=self._exposures(Y))
+            return self._at(*self._spread(Y), noise=noise, exposure=self._exposures(Y))
         return self._at(latents, None, noise=noise)
 
     def _at(
@@ -209,6 +211,13 @@ class FittedInducing(FittedEmbedding):
             Z[new], found, _ = self._placed(Y[new])
             if variance is not None:
                 variance[new] = found
+        return Z, variance
+
+    def _spread(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`_embed`; points have the diagonal of Laplace's covariance."""
+        Z, variance = self._embed(Y)
+        if variance is None:
+            variance = spreads(self._post(), self._prior(), self._centred(Y), Z)
         return Z, variance
 
     def _placed(

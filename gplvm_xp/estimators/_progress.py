@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,10 @@ def watched(
 
         def step(progress: Progress) -> bool | None:
             bar.update(progress.step - bar.n)
-            words: dict[str, Any] = {
-                "objective": f"{progress.value:.6g}",
-                "|g|": f"{progress.grad_norm:.2e}",
-            }
+            words: dict[str, Any] = {"objective": f"{progress.value:.6g}"}
+            # A search by batches never sees the whole gradient.
+            if not math.isnan(progress.grad_norm):
+                words["|g|"] = f"{progress.grad_norm:.2e}"
             bar.set_postfix(words)
             return None if callback is None else callback(progress)
 

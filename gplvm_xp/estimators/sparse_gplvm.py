@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 from gplvm_xp import backend as backends
 from gplvm_xp import init as starts
 from gplvm_xp._typing import Array
-from gplvm_xp.estimators._bayes import inducing_inputs
-from gplvm_xp.estimators._bayes_checks import restored_inducing
+from gplvm_xp.estimators._bayes import inducing_inputs, mean_square, require_room
+from gplvm_xp.estimators._bayes_checks import check_goes_on, restored_inducing
 from gplvm_xp.estimators._data import Scaling, table, to_like
 from gplvm_xp.estimators._fit import (
     ACTIVE,
@@ -254,14 +254,15 @@ class SparseGPLVM(FittedInducing):
         NotPositiveDefiniteError
             If k(Z, Z) at the start has no Cholesky factor after the jitter schedule.
         NotEnoughMemoryError
-            If the factors of all groups of outputs do not fit, before anything is searched.
+            If what an evaluation holds does not fit, before it is allocated.
         """
         Y = table(self, X, reset=True)
         M = check_sparse(self, Y)
         scaling, rng = Scaling.of(Y, bool(self.scale)), self._rng()
         self.mean_, self.scale_ = scaling.mean, scaling.scale
         centred = scaling.forward(Y)
-        variance = float(np.nanmean(centred**2))
+        require_room(backends.get(self.backend, X, self.dtype), centred, self.n_components, M)
+        variance = mean_square(centred, self.dtype)
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
         noise = 0.1 * variance if self.noise_variance is None else self.noise_variance
         first = starts.latents(self.init, centred, self.n_components, rng)
@@ -285,10 +286,17 @@ class SparseGPLVM(FittedInducing):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If a row has nothing observed, a parameter does not fit, or ``n_components`` or
+            ``n_inducing`` are no longer those of the fit.
         """
         if not hasattr(self, "training_data_"):
             return self.fit(X)
         Y = table(self, X, reset=False)
+        check_goes_on(self, Y)
         check_sparse(self, self.training_data_)
         new = self._known(Y) < 0
         latents, joined = self._host_embedding, self.training_data_

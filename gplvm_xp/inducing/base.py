@@ -23,6 +23,7 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.backend.parts import chunks
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Gaussian, Likelihood
@@ -160,11 +161,11 @@ class InducingPosterior:
         """Ranges of n rows whose arrays, of ``width`` numbers a row or more, fit the budget."""
         (M, q), D = self.Z.shape, self.mean.shape[1]
         most = max(width, 4 * M, 4 * D, 8 * q * q)
-        return _ranges(n, max(1, BATCH_BYTES // (4 * self.backend.itemsize * most)))
+        return chunks(n, BATCH_BYTES // (4 * self.backend.itemsize * most))
 
     def chunks(self, n: int, width: int) -> list[slice]:
         """Ranges of n rows with ``width`` numbers each in the largest temporary."""
-        return _ranges(n, max(1, CHUNK_BYTES // (self.backend.itemsize * width)))
+        return chunks(n, CHUNK_BYTES // (self.backend.itemsize * width))
 
     # -- the noiseless outputs -------------------------------------------------------------------
 
@@ -249,12 +250,6 @@ class InducingPosterior:
     ) -> Array:
         """ln p of every entry of Y (N, D) given the moments of the noiseless outputs, nats."""
         return self.likelihood.log_predictive(Y, mean, var, None, exposure)
-
-
-def _ranges(n: int, step: int) -> list[slice]:
-    # Of one size, so that the last is no crumb.
-    step = -(-n // -(-n // step)) if n else 1
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
 __all__ = ["BATCH_BYTES", "CHUNK_BYTES", "InducingPosterior"]

@@ -19,8 +19,13 @@ from gplvm_xp.io._format import FORMAT, FORMAT_VERSION, HEADER, estimators
 if TYPE_CHECKING:
     from gplvm_xp.estimators._saved import SavedArray
 
-# Parameters that have no form in a file, with what is read back instead.
-_DROPPED = {"callback": "no callback", "random_state": "None"}
+# Parameters of which not all values have a form in a file: the types that have one, and what is
+# read back instead of others.
+_DROPPED: dict[str, tuple[tuple[type, ...], str]] = {
+    "callback": ((), "no callback"),
+    "random_state": ((int, np.integer), "None"),
+    "engine": ((str,), "None"),
+}
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -32,8 +37,8 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     ----------
     model : estimator
         One of gplvm_xp's, fitted. Its ``callback`` is not saved, nor a ``random_state`` that is a
-        generator (an integer is): both read back as None. Arrays of any library are saved as
-        NumPy's.
+        generator (an integer is), nor an ``engine`` that is a client or an Engine (text is): all
+        read back as None. Arrays of any library are saved as NumPy's, and paths as text.
     path : str or path
         Used as it is given; ``.npz`` is the custom.
 
@@ -73,9 +78,12 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
 
     parameters, notes = {}, []
     for key, value in model.get_params(deep=False).items():
-        if key in _DROPPED and not isinstance(value, int | np.integer | None):
-            notes.append(f"{key} was not saved; it reads back as {_DROPPED[key]}")
+        kinds, instead = _DROPPED.get(key, ((object,), ""))
+        if value is not None and not isinstance(value, kinds):
+            notes.append(f"{key} was not saved; it reads back as {instead}")
             value = None
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
         parameters[key] = encode(value, store, key)
     header = {
         "format": FORMAT,

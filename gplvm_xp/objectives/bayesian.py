@@ -101,6 +101,35 @@ class Bound(NamedTuple):
     gradients: Values
 
 
+def memory(b: Backend, latents: tuple[int, ...], M: int, r: int, D: int) -> int:
+    """Bytes that an evaluation takes beside the data, about and rather too many.
+
+    The latents (n, q), their gradients and copies, M × M matrices of each of r groups of D
+    outputs, and the temporaries of a chunk of rows.
+    """
+    n, q = latents
+    held: int = b.itemsize * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
+    widest = b.itemsize * n * max(M, D)
+    return held + min(CHUNK_BYTES, b.itemsize * n * M * M) + 8 * min(ROWS_BYTES, widest)
+
+
+def require_memory(b: Backend, latents: tuple[int, ...], M: int, r: int, D: int) -> None:
+    """Refuse where evaluations do not fit: see :func:`memory`.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        If they don't.
+    """
+    b.require_memory(
+        memory(b, latents, M, r, D),
+        f"the bound of {latents[0]} rows with {M} inducing inputs and {r} group(s) of columns with "
+        "the same observed rows",
+        "use a smaller n_inducing, dtype='float32' (half of it), minibatches, or a machine with "
+        "more memory",
+    )
+
+
 @dataclass(frozen=True)
 class InducingObjective(ABC):
     """Negative bound (nats) of latents, inducing inputs, kernel parameters and noise.
@@ -164,17 +193,12 @@ class InducingObjective(ABC):
         object.__setattr__(self, "layout", Layout(free))
 
     def memory(self) -> int:
-        """Bytes that an evaluation takes beside the data, about and rather too many.
+        """Bytes that an evaluation takes beside the data: see :func:`memory`."""
+        return memory(self.backend, self.mu.shape, self.Z.shape[0], *self._outputs)
 
-        The latents, their gradients and copies (n, q), M × M matrices of each group, and the
-        temporaries of a chunk of rows.
-        """
-        (n, q), M = self.mu.shape, self.Z.shape[0]
-        r, D = self.data.totals.outputs.size, self.data.totals.which.size
-        size = self.backend.itemsize
-        held: int = size * (10 * n * q + (12 * r + 6) * M * M + 6 * M * D)
-        chunk: int = min(CHUNK_BYTES, size * n * M * M) + 8 * min(ROWS_BYTES, size * n * max(M, D))
-        return held + chunk
+    @property
+    def _outputs(self) -> tuple[int, int]:
+        return self.data.totals.outputs.size, self.data.totals.which.size
 
     @property
     def backend(self) -> Backend:
@@ -187,15 +211,9 @@ class InducingObjective(ABC):
         Raises
         ------
         NotEnoughMemoryError
-            If evaluations do not fit, see :meth:`memory`; nothing is allocated then.
+            If evaluations do not fit, see :func:`memory`; nothing is allocated then.
         """
-        self.backend.require_memory(
-            self.memory(),
-            f"the bound of {self.mu.shape[0]} rows with {self.Z.shape[0]} inducing inputs and "
-            f"{self.data.totals.outputs.size} group(s) of columns with the same observed rows",
-            "use a smaller n_inducing, dtype='float32' (half of it), minibatches, or a machine "
-            "with more memory",
-        )
+        require_memory(self.backend, self.mu.shape, self.Z.shape[0], *self._outputs)
         return self.backend.asarray(self.layout.start())
 
     def values(self, x: Array) -> Values:
@@ -343,4 +361,6 @@ __all__ = [
     "Values",
     "inducing_gram",
     "kl",
+    "memory",
+    "require_memory",
 ]

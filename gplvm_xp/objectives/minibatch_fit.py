@@ -57,6 +57,7 @@ def fit_minibatch(
     learning_rate: float = 0.05,
     row_learning_rate: float = 0.2,
     decay: bool = True,
+    ramp: int = 0,
     rate: Callable[[int], float] | None = None,
     warmup: int | None = None,
     held: frozenset[str] = frozenset(),
@@ -76,11 +77,15 @@ def fit_minibatch(
         Rows a step, 1 to n; an epoch is cut into batches of sizes that differ by one at most.
     epochs : int
         Passes over the rows, each in a new order; a pass that was left in the middle is ended
-        first and counts as one.
+        first and counts as one. 0 gives back the state as it is.
     learning_rate, row_learning_rate : float
         Adam's, for (ln θ, ln φ, Z) and for the rows' (μ, ln S).
     decay : bool
         Whether these rates, and ρ, fall to zero along half a cosine over this call's steps.
+    ramp : int
+        Steps at the beginning of this call over which they all rise from zero: for a state near
+        an optimum whose averages know nothing yet, from where Adam's first steps would be full
+        ones in every direction.
     rate : callable, optional
         Step number → ρ in (0, 1] of q(U)'s natural-gradient step; see :func:`default_rate`.
     warmup : int, optional
@@ -127,6 +132,7 @@ def fit_minibatch(
         rate=rate or default_rate(objective, batch_size),
         rates=(learning_rate, row_learning_rate),
         total=max(epochs * batches - state.place, 1) if decay else None,
+        ramp=ramp,
         warmup=min(batches, 100) if warmup is None else warmup,
         free=_free(objective, held),
         seed=seed,
@@ -226,6 +232,7 @@ class _Search:
         rate: Callable[[int], float],
         rates: tuple[float, float],
         total: int | None,
+        ramp: int,
         warmup: int,
         free: Array,
         seed: int,
@@ -233,7 +240,8 @@ class _Search:
     ) -> None:
         b = objective.backend
         self.objective, self.batches, self.rate, self.rates = objective, batches, rate, rates
-        self.total, self.warmup, self.free, self.seed = total, warmup, free, seed
+        self.total, self.ramp, self.warmup = total, ramp, warmup
+        self.free, self.seed = free, seed
         x, m, v = (b.asarray(a) for a in state.shared)
         precision = b.asarray(state.precision)
         factor, ok = inverse_factor(precision)
@@ -279,12 +287,13 @@ class _Search:
         rho = self.rate(live.steps)
         if not 0.0 < rho <= 1.0:
             raise ValueError(f"rate({live.steps}) is {rho!r}; expected a step length in (0, 1]")
-        rho *= self.slowdown * self._decay()
+        factor = self.slowdown * self._schedule()
+        rho *= factor
         totals = objective.totals
         posterior, precision, ok = natural_step(live.q, live.precision, bound, totals, rho)
         x, m, v, moves, changed = live.x, live.m, live.v, live.moves, mine
         if live.steps >= self.warmup:
-            factor, moves = self.slowdown * self._decay(), moves + 1
+            moves += 1
             m, v, along = averaged(m, v, -self.free * gradient, moves)
             x = x - self.rates[0] * factor * along
             changed = self._moved(mine, read[2:].reshape(index.size, 2 * q), factor)
@@ -326,11 +335,12 @@ class _Search:
             self.rows[index, :] = before
             self._undo = None
 
-    def _decay(self) -> float:
+    def _schedule(self) -> float:
+        done = self.live.steps - self.began
+        rise = min(1.0, (done + 1) / (self.ramp + 1))
         if self.total is None:
-            return 1.0
-        done = min(self.live.steps - self.began, self.total)
-        return 0.5 * (1.0 + math.cos(math.pi * done / self.total))
+            return rise
+        return rise * 0.5 * (1.0 + math.cos(math.pi * min(done, self.total) / self.total))
 
     def result(self, status: MinibatchStatus, message: str) -> MinibatchResult:
         """The last good state."""

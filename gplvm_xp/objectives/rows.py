@@ -18,6 +18,7 @@ from typing import NamedTuple
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.backend.parts import chunks
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.kernels.psi import Contracted, Psi, Statistics
 
@@ -129,12 +130,6 @@ def _columns(W: Array) -> range:
 
 def _psi(kernel: Kernel, rows: Rows) -> Psi:
     return PointPsi(kernel) if rows.S is None else kernel.psi()
-
-
-def chunks(n: int, step: int) -> list[slice]:
-    """Ranges of n rows, at most ``step`` each and of one size, so that the last is no crumb."""
-    step = -(-n // -(-n // max(step, 1))) if n else 1
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
 def _parts(b: Backend, rows: Rows, M: int) -> list[slice]:

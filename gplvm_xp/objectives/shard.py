@@ -71,14 +71,32 @@ class Shard:
 
     # -- the table -------------------------------------------------------------------------------
 
+    def survey(self) -> tuple[Array, ...]:
+        """What the table holds here, before anything is done to it.
+
+        Observed entries, sum of squares and Σ_nd (n + 1)(d + 1) y_nd (3,), by which other data are
+        told apart; how many entries are infinite, and the row and column of the first (3,); how
+        many rows have no observed entry, and the first (2,); lowest and highest of each column.
+        """
+        Y = self._raw
+        seen, infinite = np.isfinite(Y), np.isinf(Y)
+        known = np.where(seen, Y, 0.0)
+        down, across = (np.arange(1.0, 1.0 + length) for length in Y.shape)
+        empty = np.all(np.isnan(Y), axis=1)
+        return (
+            np.asarray([np.sum(seen), np.sum(known * known), down @ known @ across]),
+            np.asarray([np.sum(infinite), *np.unravel_index(np.argmax(infinite), Y.shape)], float),
+            np.asarray([np.sum(empty), np.argmax(empty)], dtype=float),
+            np.min(np.where(seen, Y, np.inf), axis=0),
+            np.max(np.where(seen, Y, -np.inf), axis=0),
+        )
+
     def moments(self, centre: Array) -> tuple[Array, ...]:
         """Observed entries, sum and squares about a centre (D,) of each column."""
-        seen = np.isfinite(self._raw)
+        seen = ~np.isnan(self._raw)
         away = np.where(seen, self._raw - np.asarray(centre), 0.0)
-        # Infinities are no gaps.
-        wrong = np.sum(np.isinf(self._raw), axis=0)
         count = np.sum(seen, axis=0).astype(float)
-        return count, np.sum(away, axis=0), np.sum(away * away, axis=0), wrong.astype(float)
+        return count, np.sum(away, axis=0), np.sum(away * away, axis=0)
 
     def patterns(self) -> tuple[Array, ...]:
         """A number for each column (D,), the same for columns observed in the same rows here."""

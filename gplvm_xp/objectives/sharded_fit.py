@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gplvm_xp import backend as backends
 from gplvm_xp import engine as engines
 from gplvm_xp.backend import Backend
 from gplvm_xp.engine import Checkpoint, SerialEngine, Session, Traffic
-from gplvm_xp.errors import NotPositiveDefiniteError, WorkerLostError
+from gplvm_xp.errors import ModelFileError, NotPositiveDefiniteError, WorkerLostError
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.shard import Worker
 from gplvm_xp.objectives.sharded import Globals, ShardedBound
@@ -25,6 +26,8 @@ from gplvm_xp.optim.sharded import SearchState, later, minimise_sharded
 from gplvm_xp.optim.slices import SliceState
 from gplvm_xp.priors import Prior
 
+# As many times as this, an impossible start is tried again with a jitter so many times larger.
+JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
 # How a warm-up may end that ends the fit.
 _ENDED = ("interrupted", "stopped", "time_limit")
 
@@ -42,7 +45,8 @@ class ShardedSettings:
     held : frozenset of str
         Blocks that stay at their starting values.
     jitter : float
-        Added to the diagonal of K_uu as this multiple of its mean.
+        Added to the diagonal of K_uu as this multiple of its mean. Where the start has no Cholesky
+        factor it is raised tenfold, up to six times.
     trace : bool
         False: DTC.
     warm_up : int
@@ -80,6 +84,8 @@ class ShardedFit:
         Of the last search; ``x`` is its flat vector of shared parameters.
     curve : tuple of float
         Objective at the start and after each step, the warm-up's included.
+    jitter : float
+        As in the settings, or what it was raised to.
     traffic : Traffic
         What travelled.
     """
@@ -92,6 +98,7 @@ class ShardedFit:
     table: Table
     result: OptResult
     curve: tuple[float, ...]
+    jitter: float
     traffic: Traffic
 
 
@@ -143,7 +150,7 @@ def fit_sharded(
         Written during the last search.
     resume : bool
         Go on from the checkpoint's file: the search takes the same steps as if it had not been
-        interrupted. Data, shards and settings must be the same.
+        interrupted. Data, shards and settings must be the same, only limits may differ.
 
     Returns
     -------
@@ -152,16 +159,21 @@ def fit_sharded(
     Raises
     ------
     NotPositiveDefiniteError
-        If the bound can't be evaluated at the start.
+        If the bound can't be evaluated at the start after the jitter schedule.
     WorkerLostError
         If a worker is lost; it names the shard and the checkpoint to resume from.
+    OSError
+        If the checkpoint can't be written.
     ValueError
-        If a column has no observed entries or infinite ones, a Dask array has chunks of unknown
-        size, or the checkpoint is of another fit.
+        If an entry is infinite, a row or a column has none that is observed, every column is
+        constant, a Dask array has chunks of unknown size, or the checkpoint is of other data,
+        shards or settings; the text says what differs.
     """
     began, s = time.perf_counter(), settings or ShardedSettings()
     if resume and checkpoint is None:
         raise ValueError("resume=True was given without a checkpoint; expected the file's")
+    if checkpoint is not None:
+        checkpoint.check()
     chosen = engines.get(engine)
     parts, rows = chosen.split(Y, n_shards)
     worker = Worker(kernel, s.latent_prior, backend, dtype, resident)
@@ -175,21 +187,24 @@ def fit_sharded(
             table = prepared(session, rows, Y.shape[1], scale)
             sample = place_latents(session, table, mu, S)
             first = start(sample, table.variance) if callable(start) else start
+            facts = _facts(first, s, table, scale, dtype, S is not None)
 
-            def save(state: SearchState) -> None:
+            def save(jitter: float, state: SearchState) -> None:
                 nonlocal written
                 assert checkpoint is not None
-                checkpoint.write(_packed(state, table, curve))
+                checkpoint.write(_packed(state, table, curve, facts, jitter))
                 written = True
 
             state: SearchState | None = None
             curve: tuple[float, ...] = ()
             ended = False
             if resume and checkpoint is not None:
-                state, curve = _unpacked(checkpoint, table)
+                state, curve, jitter = _unpacked(checkpoint, table, facts)
+                s = replace(s, jitter=jitter)
             elif s.warm_up:
                 bound, result = _search(session, table, b, first, _warming(s))
                 first, ended = bound.globals(result.x), result.status in _ENDED
+                s = replace(s, jitter=bound.jitter)
                 curve = () if ended else result.values[:-1]
             if not ended:
                 left = later(s.limits, len(curve), time.perf_counter() - began)
@@ -214,6 +229,7 @@ def fit_sharded(
         table=table,
         result=result,
         curve=(*curve, *result.values),
+        jitter=bound.jitter,
         traffic=session.traffic,
     )
 
@@ -236,36 +252,32 @@ def _search(
     s: ShardedSettings,
     state: SearchState | None = None,
     every: int = 1,
-    save: Callable[[SearchState], None] | None = None,
+    save: Callable[[float, SearchState], None] | None = None,
 ) -> tuple[ShardedBound, OptResult]:
     """One minimisation; the workers' latents are at its end after it."""
     held = np.asarray(["mu" in s.held, "S" in s.held], dtype=float)
-    session.map_reduce("begin", held, np.asarray([s.lbfgs.memory], dtype=float))
-    bound = ShardedBound(
-        session, first, table.totals, b, s.priors, s.held, s.jitter, s.trace
-    )  # fmt: skip
-    if state is not None and state.here.x.shape != (bound.layout.size,):
-        raise ValueError(
-            f"the checkpoint has {state.here.x.size} shared parameters and this fit "
-            f"{bound.layout.size}; expected the settings that it was written with"
+    jitter = s.jitter
+    for _ in range(1 + JITTER_TRIES):
+        session.map_reduce("begin", held, np.asarray([s.lbfgs.memory], dtype=float))
+        bound = ShardedBound(session, first, table.totals, b, s.priors, s.held, jitter, s.trace)
+        found, point = minimise_sharded(
+            bound,
+            b.asarray(bound.layout.start()),
+            settings=s.lbfgs,
+            limits=s.limits,
+            every=every,
+            save=None if save is None else partial(save, jitter),
+            resume=state if state is None else _moved(b, state),
         )
-    found, point = minimise_sharded(
-        bound,
-        b.asarray(bound.layout.start()),
-        settings=s.lbfgs,
-        limits=s.limits,
-        every=every,
-        save=save,
-        resume=state if state is None else _moved(b, state),
+        if np.isfinite(found.value) or found.status == "interrupted":
+            session.map_reduce("end", np.asarray([point], dtype=float))
+            return bound, found
+        jitter = max(jitter, JITTER_FLOOR) * JITTER_GROWTH
+    raise NotPositiveDefiniteError(
+        f"the bound can't be evaluated at the start with a jitter of up to "
+        f"{jitter / JITTER_GROWTH:.0e} of the kernel's variance; use fewer or different inducing "
+        "inputs, or other starting values"
     )
-    session.map_reduce("end", np.asarray([point], dtype=float))
-    if found.status == "failed" and not np.isfinite(found.value):
-        raise NotPositiveDefiniteError(
-            f"the bound can't be evaluated at the start with a jitter of {s.jitter:g} of the "
-            "kernel's variance; use a larger one, fewer or different inducing inputs, or other "
-            "starting values"
-        )
-    return bound, found
 
 
 def _moved(b: Backend, state: SearchState) -> SearchState:
@@ -275,30 +287,93 @@ def _moved(b: Backend, state: SearchState) -> SearchState:
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
-def _packed(state: SearchState, table: Table, before: tuple[float, ...]) -> dict[str, np.ndarray]:
+def _facts(
+    first: Globals, s: ShardedSettings, table: Table, scale: bool, dtype: str, uncertain: bool
+) -> dict[str, str]:
+    """What a checkpoint and the fit that goes on from it must agree in, as text."""
+    kernel, (M, q) = first.kernel, first.Z.shape
+    known = {block.name: block.value for block in kernel.blocks()}
+    known |= {"noise": np.asarray(first.noise), "Z": first.Z}
+    fixed = {block.name for block in kernel.blocks() if block.fixed}
+    held = sorted(fixed | (s.held & known.keys()))
+    return {
+        "columns": str(table.mean.size),
+        "latent dimensions": str(q),
+        "inducing inputs": str(M),
+        "latents": "uncertain" if uncertain else "points",
+        "scale": str(scale),
+        "dtype": dtype,
+        # Values are learned, or among those held.
+        "kernel": repr(kernel.with_theta(np.ones(kernel.theta().size))),
+        "held": str(sorted(s.held)),
+        "values held": str({name: known[name].tolist() for name in held}),
+        "priors": str(sorted((name, repr(prior)) for name, prior in s.priors.items())),
+        "latent prior": repr(s.latent_prior),
+        "jitter": repr(float(s.jitter)),
+        "trace": str(s.trace),
+        "memory": str(s.lbfgs.memory),
+    }
+
+
+def _packed(
+    state: SearchState,
+    table: Table,
+    before: tuple[float, ...],
+    facts: Mapping[str, str],
+    jitter: float,
+) -> dict[str, np.ndarray]:
     arrays = {
         "rows": np.asarray(table.rows), "values": state.values, "grad_norms": state.grad_norms,
-        "gram": state.gram, "before": np.asarray(before),
+        "gram": state.gram, "before": np.asarray(before), "marks": table.marks,
+        "facts": np.asarray(list(facts.items())), "jitter": np.asarray(jitter),
     }  # fmt: skip
     for index, part in enumerate([state.here, *state.parts]):
         arrays |= {f"{name}{index}": as_host(a) for name, a in part._asdict().items()}
     return arrays
 
 
-def _unpacked(checkpoint: Checkpoint, table: Table) -> tuple[SearchState, tuple[float, ...]]:
-    arrays = checkpoint.read()
-    rows = tuple(arrays["rows"].tolist()) if "rows" in arrays else None
-    if rows != table.rows:
-        raise ValueError(
-            f"the checkpoint {os.fspath(checkpoint.path)!r} is of shards of {rows} rows and this "
-            f"fit has {table.rows}; expected the same data and the same shards"
+def _unpacked(
+    checkpoint: Checkpoint, table: Table, facts: Mapping[str, str]
+) -> tuple[SearchState, tuple[float, ...], float]:
+    """The search, the curve before it and the jitter, if they are of this fit."""
+    arrays, path = checkpoint.read(), os.fspath(checkpoint.path)
+    missing = {"rows", "facts", "marks", "jitter"} - arrays.keys()
+    if missing:
+        raise ModelFileError(
+            f"{path!r} can't be read as a checkpoint: it lacks {sorted(missing)}; expected an .npz "
+            "that a fit over shards wrote: give another file, or start again without"
         )
+    _check_same(arrays, path, table, facts)
     here, *parts = (
         SliceState(*(arrays[f"{name}{index}"] for name in SliceState._fields))
         for index in range(1 + len(table.rows))
     )
     state = SearchState(arrays["values"], arrays["grad_norms"], arrays["gram"], here, parts)
-    return state, tuple(arrays["before"].tolist())
+    return state, tuple(arrays["before"].tolist()), arrays["jitter"].item()
+
+
+def _check_same(
+    arrays: Mapping[str, np.ndarray], path: str, table: Table, facts: Mapping[str, str]
+) -> None:
+    """Refuse the checkpoint of other shards, settings or data, and say what differs."""
+    rows = tuple(arrays["rows"].tolist())
+    if rows != table.rows:
+        raise ValueError(
+            f"the checkpoint {path!r} is of shards of {rows} rows and this fit has {table.rows}; "
+            "expected the same data and the same shards"
+        )
+    written = dict(arrays["facts"].tolist())
+    differ = [
+        f"{name}: {written.get(name, '')[:80]} there and {fact[:80]} here"
+        for name, fact in facts.items()
+        if written.get(name) != fact
+    ]
+    if differ:
+        raise ValueError(
+            f"the checkpoint {path!r} is of another fit ({'; '.join(differ)}); expected the data "
+            "and settings that it was written with"
+        )
+    table.check_marks(arrays["marks"], path)
 
 
 __all__ = ["ShardedFit", "ShardedSettings", "fit_sharded"]

@@ -13,6 +13,9 @@ from gplvm_xp.objectives.collapsed import Totals
 
 # Up to this many columns the matrix of their products is made once, beyond it is iterated with.
 _COLUMNS, _SPARE, _ROUNDS = 512, 10, 15
+# Data are the same if what is known of them differs by no more than rounding.
+_ROUNDING = 1e-11
+_MARKS = ("number of observed entries", "sum of squares", "sum that depends on the order")
 # Rows of the latents that are shown to what chooses the starting values of shared parameters.
 _SAMPLE = 20_000
 
@@ -29,6 +32,9 @@ class Table(NamedTuple):
     variance : float
         Mean square of what is left, over observed entries.
     totals : Totals
+    marks : ndarray (k, 3)
+        Of each shard as it came: observed entries, sum of squares and Σ_nd (n + 1)(d + 1) y_nd, by
+        which other data are told apart.
     """
 
     rows: tuple[int, ...]
@@ -36,6 +42,39 @@ class Table(NamedTuple):
     scale: np.ndarray
     variance: float
     totals: Totals
+    marks: np.ndarray
+
+    def check_marks(self, marks: np.ndarray, path: str) -> None:
+        """Refuse the marks of other data, which the checkpoint at ``path`` has.
+
+        Raises
+        ------
+        ValueError
+            If they differ by more than rounding; the text says where.
+        """
+        # The third is a product of the table with numbers of these squares.
+        down, across = (
+            length * (length + 1.0) * (2.0 * length + 1.0) / 6.0
+            for length in (np.asarray(self.rows, dtype=float), float(self.mean.size))
+        )
+        entries, squares = self.marks[:, 0], self.marks[:, 1]
+        size = np.stack([entries, squares, np.sqrt(down * across * squares)], axis=1)
+        other = np.abs(marks - self.marks) > _ROUNDING * size
+        shards = np.flatnonzero(other.any(axis=1))
+        if shards.size:
+            k = shards[0]
+            what = [
+                f"{name} {was:.12g} there and {now:.12g} here"
+                for name, was, now, differs in zip(
+                    _MARKS, marks[k], self.marks[k], other[k], strict=True
+                )
+                if differs
+            ]
+            raise ValueError(
+                f"the checkpoint {path!r} is of other data: {shards.size} of {len(self.rows)} "
+                f"shards differ, the first is shard {k} ({'; '.join(what)}); expected the same "
+                "rows in the same order, with the same entries missing"
+            )
 
 
 def prepared(session: Session, rows: list[int], D: int, scale: bool) -> Table:
@@ -55,21 +94,19 @@ def prepared(session: Session, rows: list[int], D: int, scale: bool) -> Table:
     Raises
     ------
     ValueError
-        If a column has infinite entries, or none that are observed.
+        If an entry is infinite, a row or a column has none that is observed, or every column is
+        constant.
     """
-    count, total, _, wrong = map(as_host, session.map_reduce("moments", np.zeros(D)))
-    for bad, what in ((wrong > 0, "infinite entries"), (count == 0, "no observed entries")):
-        if bad.any():
-            columns = np.flatnonzero(bad)[:10].tolist()
-            raise ValueError(
-                f"columns {columns} of Y have {what}; expected numbers, or NaN where missing"
-            )
+    marks, varies = _surveyed(session, rows)
+    count, total, _ = map(as_host, session.map_reduce("moments", np.zeros(D)))
     mean = total / count
     # Again about the mean: the squares of numbers with a large offset lose their digits.
-    _, rest, squares, _ = map(as_host, session.map_reduce("moments", mean))
+    _, rest, squares = map(as_host, session.map_reduce("moments", mean))
     mean = mean + rest / count
     deviation = np.sqrt(np.maximum(squares / count - (rest / count) ** 2, 0.0))
-    divisor = np.where(deviation > 0.0, deviation, 1.0) if scale else np.ones(D)
+    # Rounding of the mean gives a constant column a width of a few units in the last place.
+    wide = varies & (deviation > 0.0)
+    divisor = np.where(wide, deviation, 1.0) if scale else np.ones(D)
     labels = np.stack([as_host(pattern) for (pattern,) in session.collect("patterns")])
     which = np.ravel(np.unique(labels, axis=1, return_inverse=True)[1])
     arguments = (mean, divisor, which.astype(float))
@@ -77,7 +114,39 @@ def prepared(session: Session, rows: list[int], D: int, scale: bool) -> Table:
     outputs = np.bincount(which).astype(float)
     totals = Totals(which, observed * outputs, squares, outputs)
     variance = np.sum(squares) / np.sum(totals.entries)
-    return Table(tuple(rows), mean, divisor, variance, totals)
+    return Table(tuple(rows), mean, divisor, variance, totals, marks)
+
+
+def _surveyed(session: Session, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Marks of each shard (k, 3), and whether each column varies (D,); refuses bad tables."""
+    found = [tuple(map(as_host, shard)) for shard in session.collect("survey")]
+    marks, infinite, empty, low, high = (np.stack(part) for part in zip(*found, strict=True))
+    begins = np.cumsum([0, *rows])
+    if infinite[:, 0].any():
+        k = np.argmax(infinite[:, 0] > 0)
+        count, (i, j) = np.sum(infinite[:, 0]), infinite[k, 1:]
+        raise ValueError(
+            f"X contains infinity in row {begins[k] + i:.0f}, column {j:.0f} ({count:.0f} such "
+            "entries); expected finite numbers, or NaN where a value is missing"
+        )
+    low, high = np.min(low, axis=0), np.max(high, axis=0)
+    k = np.argmax(empty[:, 0] > 0)
+    columns = np.flatnonzero(low > high)
+    for what, count, first in (
+        ("row", np.sum(empty[:, 0]), begins[k] + empty[k, 1]),
+        ("column", columns.size, columns[:1].sum()),
+    ):
+        if count:
+            raise ValueError(
+                f"{what} {first:.0f} of X has no observed entry ({count:.0f} such {what}s); remove "
+                "it before fitting"
+            )
+    if sum(rows) > 1 and not np.any(high > low):
+        raise ValueError(
+            "every column of X is constant, so there is nothing to embed; check that rows are "
+            "observations and columns are variables"
+        )
+    return marks, high > low
 
 
 def place_latents(
