@@ -80,7 +80,6 @@ HOST_NUMBERS: dict[str, dict[str, str]] = {
         "int(which.max(initial=0))": "groups of outputs, on the host",
         "int(which.max())": "the same",
         "np.flatnonzero(counts == 0).tolist()": "the same",
-        "np.flatnonzero(bad)[:10].tolist()": "columns of a table, in an error",
         "int(step[0])": "an argument of a worker, on the host", "int(memory[0])": "the same",
         "bool(held[0])": "the same", "bool(held[1])": "the same", "int(point[0])": "the same",
         "noise.item()": "read with to_host", "float(read[0])": "the same",

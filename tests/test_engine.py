@@ -631,7 +631,7 @@ def test_the_jitter_of_a_start_without_factors_is_raised(tmp_path, warm_up):
     found = fit_sharded(Y, first, **options)
     assert found.jitter in [pytest.approx(10.0**-k) for k in range(9, 3, -1)]
     assert found.result.value < found.curve[0]
-    assert file.read()["jitter"] == found.jitter
+    assert file.read()["jitter"].tolist() == [found.jitter]
     resumed = fit_sharded(Y, first, resume=True, **options)
     assert same_bits(found, resumed)
     assert resumed.jitter == found.jitter
@@ -757,6 +757,19 @@ SETTINGS = {
     "points": ({"S": None}, "latents: uncertain there and points here"),
     "dtype": ({"dtype": "float32"}, "dtype: float64 there and float32 here"),
 }
+
+
+def test_values_that_are_held_must_be_the_same(tmp_path):
+    Y, mu = table()
+    file = Checkpoint(tmp_path / "fit.npz", every=2)
+    held = RBF(1.0, (0.5, 0.7), fixed=("lengthscale",))
+    first = Globals(held, 0.05, start(mu).Z)
+    fit(Y, mu, steps=3, checkpoint=file, first=first)
+    learned = Globals(held.with_theta([2.0, 0.5, 0.7]), 0.1, start(mu).Z)
+    assert fit(Y, mu, steps=3, checkpoint=file, first=learned, resume=True).result.steps == 3
+    other = Globals(held.with_theta([1.0, 0.5, 0.8]), 0.05, start(mu).Z)
+    with pytest.raises(ValueError, match=r"values held: .*0\.7\].* there and .*0\.8\].* here"):
+        fit(Y, mu, checkpoint=file, first=other, resume=True)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import kmeans_plusplus
 
 from gplvm_xp import init as starts
-from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._fit import HALTED, Callback, descend, later
 from gplvm_xp.estimators._progress import watched
+from gplvm_xp.estimators._reached import Reached, exactly, hopeless, reached
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.objectives.bayesian import (
     BayesianObjective,
-    InducingObjective,
     Observed,
     require_memory,
 )
@@ -28,16 +27,6 @@ from gplvm_xp.priors import Prior
 
 # Seeding takes places from no more rows than these, unless more places are wanted.
 SEEDED = 20_000
-
-
-class Reached(NamedTuple):
-    """A point of a search, on the host; S is None where the latents are points."""
-
-    kernel: Kernel
-    noise: float
-    mu: np.ndarray
-    S: np.ndarray | None
-    Z: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -314,31 +303,6 @@ def _minimised(
     return descend(make, s, jitter, steps, callback, hopeless(start.Z.shape[0]))
 
 
-def hopeless(M: int) -> Callable[[float, float], str]:
-    """What to say where k(Z, Z) has no factors: see :func:`gplvm_xp.estimators._fit.descend`."""
-
-    def text(_: float, share: float) -> str:
-        return (
-            f"k(Z, Z) of the {M} inducing inputs has no Cholesky factor at the start with a jitter "
-            f"of up to {share:.0e} of the kernel's variance; use fewer or different inducing "
-            "inputs, or check the kernel's starting values"
-        )
-
-    return text
-
-
-def reached(b: Backend, objective: InducingObjective, result: OptResult) -> Reached:
-    """Where a minimisation ended."""
-    v = objective.values(result.x)
-
-    def host(a: Array) -> np.ndarray:
-        return np.array(b.to_host(a), dtype=np.float64)
-
-    kernel = objective.kernel.with_theta(host(v.theta))
-    noise = b.to_host(v.noise).astype(np.float64).item()
-    return Reached(kernel, noise, host(v.mu), None if v.S is None else host(v.S), host(v.Z))
-
-
 def _as_start(point: Reached) -> Start:
     assert point.S is not None
     return Start(point.kernel, point.noise, point.mu, point.S, point.Z)
@@ -352,9 +316,9 @@ def _ended(
     before: list[float],
     jitter: float,
 ) -> FoundBayes:
-    v = objective.values(result.x)
     end = _as_start(reached(b, objective, result))
-    full = replace(objective, data=Observed.of(b, Y))
+    v, full = exactly(b, Y, objective, result)
+    b = full.backend
     mean, factor, _ = full.optimal(v)
     diagonal = objective.kernel.diag(v.theta, v.Z)
     return FoundBayes(
@@ -369,7 +333,7 @@ def _ended(
         which=full.data.totals.which,
         offset=np.zeros(Y.shape[1]),
         jitter=jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
-        bound=b.to_host(objective.bound(v).value).astype(np.float64).item(),
+        bound=b.to_host(full.bound(v).value).astype(np.float64).item(),
         value=result.value,
         curve=(*before, *result.values),
         steps=len(before) + result.steps,
@@ -381,14 +345,11 @@ def _ended(
 
 __all__ = [
     "FoundBayes",
-    "Reached",
     "Settings",
     "Start",
     "first_kernel",
-    "hopeless",
     "inducing_inputs",
     "mean_square",
-    "reached",
     "require_room",
     "search",
     "starting",

@@ -12,9 +12,10 @@ import numpy as np
 
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError
-from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, hopeless
+from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start
 from gplvm_xp.estimators._fit import JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES
 from gplvm_xp.estimators._progress import watched
+from gplvm_xp.estimators._reached import hopeless
 from gplvm_xp.likelihoods import (
     BernoulliLogit,
     BernoulliProbit,

@@ -25,10 +25,8 @@ from gplvm_xp.estimators._bayes_batches import linear_view, offsets, row_totals,
 from gplvm_xp.estimators._bayes_checks import by_batches, check_bayesian, chosen_likelihood
 from gplvm_xp.estimators._bayes_sharded import search_sharded
 from gplvm_xp.estimators._data import Scaling, check_lazy, is_lazy
+from gplvm_xp.estimators._fit import inducing_jitter
 from gplvm_xp.likelihoods import Gaussian, Likelihood
-
-# Some thousand units in the last place: rounding would spoil the gradient.
-SINGLE_JITTER = 3e-4
 
 
 def random(model: Any) -> np.random.Generator:
@@ -77,7 +75,7 @@ def _noise(model: Any) -> float | None:
 def _settings(model: Any, b: Backend) -> Settings:
     return Settings(
         priors=dict(model.priors or {}),
-        jitter=max(model.jitter, SINGLE_JITTER) if b.itemsize < 8 else model.jitter,
+        jitter=inducing_jitter(b, model.jitter),
         warm_up=model.warm_up,
         optimizer=model.optimizer,
         max_iter=model.max_iter,

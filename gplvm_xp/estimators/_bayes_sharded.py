@@ -10,7 +10,6 @@ import numpy as np
 
 from gplvm_xp.engine import Checkpoint
 from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start, first_kernel, inducing_inputs
-from gplvm_xp.estimators._data import is_lazy
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.objectives.sharded import Globals
@@ -125,4 +124,4 @@ def _log_priors(end: Globals, priors: Mapping[str, Prior]) -> float:
     return float(sum(prior.log_density(values[name])[0] for name, prior in priors.items()))
 
 
-__all__ = ["is_lazy", "search_sharded"]
+__all__ = ["search_sharded"]

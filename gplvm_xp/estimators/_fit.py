@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -23,6 +24,9 @@ from gplvm_xp.optim import OptResult, Progress, minimise
 from gplvm_xp.priors import Gamma, Gaussian, LogNormal, Prior
 
 # Where the start has no Cholesky factor: at least this part of the data's variance, then tenfold.
+# Of k(Z, Z) in single precision: below it the rounding of sums over the rows, which its inverse
+# multiplies, rules the bound.
+SINGLE_JITTER = 1e-2
 JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
 OPTIMIZERS = ("scipy", "lbfgs", "adam")
 # A latent dimension is on where its relevance is above this share of the largest.
@@ -211,6 +215,16 @@ def later(callback: Callback | None, done: int) -> Callback | None:
     return lambda progress: callback(progress._replace(step=progress.step + done))
 
 
+def inducing_jitter(b: Backend, jitter: float) -> float:
+    """The jitter of k(Z, Z), a multiple of its mean diagonal, that the working precision allows."""
+    return max(jitter, SINGLE_JITTER) if b.itemsize < 8 else jitter
+
+
+def double(b: Backend) -> Backend:
+    """The same library and device in float64: what a search ended with is judged there."""
+    return b if b.itemsize == 8 else dataclasses.replace(b, dtype=b.xp.float64)
+
+
 def gauge_blocks(kernel: Kernel, q: int) -> frozenset[str]:
     """Names of the blocks to hold so that each latent dimension has one scale: the first found."""
     held: set[str] = set()
@@ -350,6 +364,7 @@ def say_how_it_ended(
 __all__ = [
     "ACTIVE",
     "HALTED",
+    "SINGLE_JITTER",
     "Callback",
     "Descent",
     "Found",
@@ -358,7 +373,9 @@ __all__ = [
     "check_held",
     "check_parameters",
     "descend",
+    "double",
     "gauge_blocks",
+    "inducing_jitter",
     "latent_prior",
     "later",
     "say_how_it_ended",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._bayes import Reached, hopeless, inducing_inputs, reached
+from gplvm_xp.estimators._bayes import inducing_inputs
 from gplvm_xp.estimators._bayes_checks import whole_number
 from gplvm_xp.estimators._fit import (
     HALTED,
@@ -21,9 +21,11 @@ from gplvm_xp.estimators._fit import (
     best_of,
     check_parameters,
     descend,
+    inducing_jitter,
     later,
 )
 from gplvm_xp.estimators._progress import watched
+from gplvm_xp.estimators._reached import Reached, exactly, hopeless, reached
 from gplvm_xp.objectives.bayesian import BayesianObjective, InducingObjective, Observed
 from gplvm_xp.objectives.fitc import FITCObjective
 from gplvm_xp.optim import OptResult
@@ -125,7 +127,8 @@ def search_sparse(
 
     def once(latents: np.ndarray, restart: int) -> FoundSparse:
         places = Z if restart == 0 else inducing_inputs(latents, Z.shape[0], rng)
-        point, jitter = Reached(s.kernel, s.noise, latents, None, places), s.jitter
+        point = Reached(s.kernel, s.noise, latents, None, places)
+        jitter = inducing_jitter(b, s.jitter)
         curve: list[float] = []
         with watched(s.progress, s.max_iter, restart, s.callback, "SparseGPLVM") as callback:
             go = partial(_minimised, b, data, s, approximation)
@@ -170,8 +173,9 @@ def _minimised(
 def _ended(
     b: Backend, Y: np.ndarray, objective: InducingObjective, result: OptResult, jitter: float
 ) -> FoundSparse:
-    end, v = reached(b, objective, result), objective.values(result.x)
-    full: Any = replace(objective, data=Observed.of(b, Y))
+    end = reached(b, objective, result)
+    v, full = exactly(b, Y, objective, result)
+    b = full.backend
     mean, factor, _ = full.optimal(v)
     scale = b.xp.mean(objective.kernel.diag(v.theta, v.Z))
     jitter *= b.to_host(scale).astype(np.float64).item()

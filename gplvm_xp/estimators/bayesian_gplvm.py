@@ -25,8 +25,7 @@ from gplvm_xp.estimators._bayes_run import (
     run,
     run_shards,
 )
-from gplvm_xp.estimators._bayes_sharded import is_lazy
-from gplvm_xp.estimators._data import table, to_like
+from gplvm_xp.estimators._data import is_lazy, table, to_like
 from gplvm_xp.estimators._endings import say_early_end
 from gplvm_xp.estimators._fit import ACTIVE
 from gplvm_xp.estimators._inducing import FittedInducing
@@ -76,7 +75,7 @@ class BayesianGPLVM(FittedInducing):
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
         start has no Cholesky factor, it is raised tenfold up to six times (five with an engine or a
-        checkpoint). In float32 it is at least 3e-4, as rounding would spoil the gradient.
+        checkpoint). In float32 it is at least 1e-2, as rounding would rule the bound.
     warm_up : int
         Steps of the collapsed fit during which the noise stays at its start, so that it can't
         swallow the signal before latents and lengthscales have found it.
@@ -96,7 +95,8 @@ class BayesianGPLVM(FittedInducing):
         noise is not Gaussian and a step costs more, and 20 at least. See Notes.
     engine : None, "serial", "dask", "mpi", a distributed.Client or Engine
         Who holds the rows: this process, or workers of which each keeps a part of them (collapsed;
-        L-BFGS over the workers whatever ``optimizer`` says). See :mod:`gplvm_xp.engine`.
+        L-BFGS over the workers whatever ``optimizer`` says). See :mod:`gplvm_xp.engine`. A saved
+        model has None for a client or Engine.
     checkpoint : path, optional
         A file that is written every ten steps, for ``fit(X, resume=True)`` (collapsed).
     time_limit : float, optional
@@ -381,8 +381,7 @@ class BayesianGPLVM(FittedInducing):
         self.loss_curve_ = np.asarray(found.curve)
         self.n_iter_, self.status_ = found.steps, found.status
         self._host_embedding, self._host_variance = found.mu, found.S
-        like = found.mu if is_lazy(X) else X
-        self.embedding_, self.embedding_variance_ = to_like(found.mu, like), to_like(found.S, like)
+        self.embedding_, self.embedding_variance_ = to_like(found.mu, X), to_like(found.S, X)
         self._posterior, self._state = None, found.state
         self.lower_bound_ = found.bound - float(np.sum(~np.isnan(Y) * np.log(self.scale_)))
         self.relevance_ = self.relevance() ** 2

@@ -13,7 +13,7 @@ from gplvm_xp import init as starts
 from gplvm_xp._typing import Array
 from gplvm_xp.estimators._bayes import inducing_inputs, mean_square, require_room
 from gplvm_xp.estimators._bayes_checks import check_goes_on, restored_inducing
-from gplvm_xp.estimators._data import Scaling, table, to_like
+from gplvm_xp.estimators._data import Scaling, is_lazy, table, to_like
 from gplvm_xp.estimators._fit import (
     ACTIVE,
     Search,
@@ -72,7 +72,8 @@ class SparseGPLVM(FittedInducing):
         the latents have found it. The default start, a tenth of the variance, does not need it.
     jitter : float
         Added to the diagonal of k(Z, Z) as this multiple of its mean; part of the model. If the
-        start has no Cholesky factor, it is raised tenfold up to six times.
+        start has no Cholesky factor, it is raised tenfold up to six times. In float32 it is at
+        least 1e-2, as rounding would rule the bound.
     optimizer : {"scipy", "lbfgs", "adam"}
         SciPy's L-BFGS-B on the host, or L-BFGS or Adam where the data is.
     max_iter : int
@@ -345,7 +346,8 @@ class SparseGPLVM(FittedInducing):
         warm_up: int,
     ) -> Self:
         """Search from latents and inducing inputs, and take over what is found."""
-        b, centred = backends.get(self.backend, X, self.dtype), self._centred(Y)
+        like = None if is_lazy(X) else X
+        b, centred = backends.get(self.backend, like, self.dtype), self._centred(Y)
         found = search_sparse(b, centred, *start, restarts, rng, plan, self.approximation, warm_up)
         end = found.found
         self.kernel_, self.noise_variance_, self.jitter_ = end.kernel, end.noise, end.jitter

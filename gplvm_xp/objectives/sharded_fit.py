@@ -26,7 +26,7 @@ from gplvm_xp.optim.sharded import SearchState, later, minimise_sharded
 from gplvm_xp.optim.slices import SliceState
 from gplvm_xp.priors import Prior
 
-# As many times as this, an impossible start is tried again with a jitter so many times larger.
+# A start without factors is tried again with ten times the jitter: the estimators' schedule.
 JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
 # How a warm-up may end that ends the fit.
 _ENDED = ("interrupted", "stopped", "time_limit")
@@ -306,13 +306,17 @@ def _facts(
         # Values are learned, or among those held.
         "kernel": repr(kernel.with_theta(np.ones(kernel.theta().size))),
         "held": str(sorted(s.held)),
-        "values held": str({name: known[name].tolist() for name in held}),
+        "values held": str({name: _written(known[name]) for name in held}),
         "priors": str(sorted((name, repr(prior)) for name, prior in s.priors.items())),
         "latent prior": repr(s.latent_prior),
-        "jitter": repr(float(s.jitter)),
+        "jitter": f"{s.jitter:.17g}",
         "trace": str(s.trace),
         "memory": str(s.lbfgs.memory),
     }
+
+
+def _written(a: np.ndarray) -> str:
+    return np.array2string(a, threshold=a.size + 1, floatmode="unique")
 
 
 def _packed(
@@ -325,7 +329,7 @@ def _packed(
     arrays = {
         "rows": np.asarray(table.rows), "values": state.values, "grad_norms": state.grad_norms,
         "gram": state.gram, "before": np.asarray(before), "marks": table.marks,
-        "facts": np.asarray(list(facts.items())), "jitter": np.asarray(jitter),
+        "facts": np.asarray(list(facts.items())), "jitter": np.asarray([jitter]),
     }  # fmt: skip
     for index, part in enumerate([state.here, *state.parts]):
         arrays |= {f"{name}{index}": as_host(a) for name, a in part._asdict().items()}
@@ -349,7 +353,8 @@ def _unpacked(
         for index in range(1 + len(table.rows))
     )
     state = SearchState(arrays["values"], arrays["grad_norms"], arrays["gram"], here, parts)
-    return state, tuple(arrays["before"].tolist()), arrays["jitter"].item()
+    (jitter,) = arrays["jitter"]
+    return state, tuple(arrays["before"].tolist()), jitter
 
 
 def _check_same(
@@ -362,7 +367,7 @@ def _check_same(
             f"the checkpoint {path!r} is of shards of {rows} rows and this fit has {table.rows}; "
             "expected the same data and the same shards"
         )
-    written = dict(arrays["facts"].tolist())
+    written = dict(arrays["facts"])
     differ = [
         f"{name}: {written.get(name, '')[:80]} there and {fact[:80]} here"
         for name, fact in facts.items()

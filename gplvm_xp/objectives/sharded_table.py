@@ -55,7 +55,7 @@ class Table(NamedTuple):
         # The third is a product of the table with numbers of these squares.
         down, across = (
             length * (length + 1.0) * (2.0 * length + 1.0) / 6.0
-            for length in (np.asarray(self.rows, dtype=float), float(self.mean.size))
+            for length in (np.asarray(self.rows, dtype=float), self.mean.size)
         )
         entries, squares = self.marks[:, 0], self.marks[:, 1]
         size = np.stack([entries, squares, np.sqrt(down * across * squares)], axis=1)
