@@ -123,7 +123,7 @@ def test_the_bound_is_that_of_the_objective_in_the_units_of_the_data(scale):
 
 def test_two_of_six_dimensions_are_found():
     X, Y = smooth(n=60, D=8, seed=0)
-    model = BayesianGPLVM(6, n_inducing=15, max_iter=150).fit(Y)
+    model = BayesianGPLVM(6, n_inducing=15, max_iter=150, random_state=0).fit(Y)
     assert model.n_active_ == 2
     on = model.relevance_ > 0.01
     assert np.all(model.relevance_[~on] < 1e-3)

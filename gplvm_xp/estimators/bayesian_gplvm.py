@@ -177,7 +177,8 @@ class BayesianGPLVM(FittedInducing):
     >>> from sklearn.datasets import load_iris
     >>> from gplvm_xp import BayesianGPLVM
     >>> X = load_iris().data[::5]
-    >>> BayesianGPLVM(n_components=3, n_inducing=10, tol=1e-2).fit(X).embedding_.shape
+    >>> model = BayesianGPLVM(n_components=3, n_inducing=10, tol=0.1, random_state=0)
+    >>> model.fit_transform(X).shape
     (30, 3)
     """
 
