@@ -83,8 +83,6 @@ class FoundBayes:
     factor : ndarray (r, M, M)
         Of the whitened q(u).
     which : ndarray (D,)
-    offset : ndarray (D,)
-        Prior mean of each output's function; zeros for Gaussian noise.
     jitter : float
         On the diagonal of k(Z, Z).
     bound : float
@@ -109,7 +107,6 @@ class FoundBayes:
     mean: np.ndarray
     factor: np.ndarray
     which: np.ndarray
-    offset: np.ndarray
     jitter: float
     bound: float
     value: float
@@ -331,7 +328,6 @@ def _ended(
         mean=np.array(b.to_host(mean), dtype=np.float64),
         factor=np.array(b.to_host(factor), dtype=np.float64),
         which=full.data.totals.which,
-        offset=np.zeros(Y.shape[1]),
         jitter=jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
         bound=b.to_host(full.bound(v).value).astype(np.float64).item(),
         value=result.value,

@@ -184,7 +184,6 @@ def search_batches(
         mean=np.array(b.to_host(result.mean), dtype=np.float64),
         factor=np.array(b.to_host(result.factor), dtype=np.float64),
         which=result.which,
-        offset=offset,
         jitter=objective.jitter * b.to_host(b.xp.mean(diagonal)).astype(np.float64).item(),
         bound=bound,
         value=-value,

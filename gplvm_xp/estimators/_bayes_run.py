@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
@@ -27,11 +26,6 @@ from gplvm_xp.estimators._bayes_sharded import search_sharded
 from gplvm_xp.estimators._data import Scaling, check_lazy, is_lazy
 from gplvm_xp.estimators._fit import inducing_jitter
 from gplvm_xp.likelihoods import Gaussian, Likelihood
-
-
-def random(model: Any) -> np.random.Generator:
-    """The generator of one fit."""
-    return np.random.default_rng(check_random_state(model.random_state).randint(2**31))
 
 
 def prepared(model: Any, X: Array, Y: np.ndarray, rng: np.random.Generator) -> Start:
@@ -180,4 +174,4 @@ def run_shards(
     return found
 
 
-__all__ = ["exposures", "over_shards", "prepared", "random", "run", "run_shards"]
+__all__ = ["exposures", "over_shards", "prepared", "run", "run_shards"]

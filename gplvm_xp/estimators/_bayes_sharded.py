@@ -104,7 +104,6 @@ def search_sharded(
         mean=fit.mean,
         factor=fit.factor,
         which=fit.table.totals.which,
-        offset=np.zeros(fit.table.mean.size),
         jitter=fit.jitter * diagonal.mean().item(),
         bound=bound,
         value=result.value,

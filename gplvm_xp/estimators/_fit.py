@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
@@ -215,6 +216,11 @@ def later(callback: Callback | None, done: int) -> Callback | None:
     return lambda progress: callback(progress._replace(step=progress.step + done))
 
 
+def generator(model: Any) -> np.random.Generator:
+    """The random numbers of one fit."""
+    return np.random.default_rng(check_random_state(model.random_state).randint(2**31))
+
+
 def inducing_jitter(b: Backend, jitter: float) -> float:
     """The jitter of k(Z, Z), a multiple of its mean diagonal, that the working precision allows."""
     return max(jitter, SINGLE_JITTER) if b.itemsize < 8 else jitter
@@ -375,6 +381,7 @@ __all__ = [
     "descend",
     "double",
     "gauge_blocks",
+    "generator",
     "inducing_jitter",
     "latent_prior",
     "later",

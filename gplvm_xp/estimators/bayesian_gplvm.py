@@ -21,13 +21,12 @@ from gplvm_xp.estimators._bayes_run import (
     exposures,
     over_shards,
     prepared,
-    random,
     run,
     run_shards,
 )
 from gplvm_xp.estimators._data import is_lazy, table, to_like
 from gplvm_xp.estimators._endings import say_early_end
-from gplvm_xp.estimators._fit import ACTIVE
+from gplvm_xp.estimators._fit import ACTIVE, generator
 from gplvm_xp.estimators._inducing import FittedInducing
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import Kernel
@@ -305,7 +304,7 @@ class BayesianGPLVM(FittedInducing):
                 "resume=True was given and checkpoint is None; give the file of the earlier fit, "
                 "checkpoint=path, or call partial_fit to go on from a fitted model"
             )
-        rng = random(self)
+        rng = generator(self)
         if not over_shards(self, X):
             Y = table(self, X, reset=True)
             start = prepared(self, X, Y, rng)
@@ -361,7 +360,7 @@ class BayesianGPLVM(FittedInducing):
             fresh, spread, _ = self._placed(Y[new])
             mu, S = np.concatenate([mu, fresh]), np.concatenate([S, np.asarray(spread)])
         start = Start(self.kernel_, self.noise_variance_, mu, S, self.inducing_inputs_)
-        found = run(self, X, joined, start, self.likelihood_, random(self), self._state)
+        found = run(self, X, joined, start, self.likelihood_, generator(self), self._state)
         return self._adopt(found, X, joined)
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:

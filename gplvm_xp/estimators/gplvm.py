@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from gplvm_xp import backend as backends
 from gplvm_xp import init as starts
@@ -17,6 +16,7 @@ from gplvm_xp.estimators._fit import (
     check_held,
     check_parameters,
     gauge_blocks,
+    generator,
     latent_prior,
     say_how_it_ended,
     search,
@@ -225,7 +225,7 @@ class GPLVM(FittedLatents):
         centred = scaling.forward(Y)
         variance = float(np.nanmean(centred**2))
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        rng = generator(self)
         first = starts.latents(self.init, centred, self.n_components, rng)
         held = gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset()
         check_held(self.priors or {}, held)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from gplvm_xp import backend as backends
 from gplvm_xp import init as starts
@@ -19,6 +18,7 @@ from gplvm_xp.estimators._fit import (
     Search,
     check_held,
     gauge_blocks,
+    generator,
     latent_prior,
     say_how_it_ended,
 )
@@ -259,7 +259,7 @@ class SparseGPLVM(FittedInducing):
         """
         Y = table(self, X, reset=True)
         M = check_sparse(self, Y)
-        scaling, rng = Scaling.of(Y, bool(self.scale)), self._rng()
+        scaling, rng = Scaling.of(Y, bool(self.scale)), generator(self)
         self.mean_, self.scale_ = scaling.mean, scaling.scale
         centred = scaling.forward(Y)
         require_room(backends.get(self.backend, X, self.dtype), centred, self.n_components, M)
@@ -307,14 +307,11 @@ class SparseGPLVM(FittedInducing):
         kernel, Z = self.kernel_, self.inducing_inputs_
         share: Any = self.jitter_ / np.mean(kernel.diag(kernel.theta(), Z))
         plan = self._plan(kernel, self.noise_variance_, share)
-        return self._search(X, joined, (latents, Z), plan, self._rng(), 0, 0)
+        return self._search(X, joined, (latents, Z), plan, generator(self), 0, 0)
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
         """Fit, and return the latents of the rows of X, (n, q)."""
         return self.fit(X, y).embedding_
-
-    def _rng(self) -> np.random.Generator:
-        return np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
     def _plan(self, kernel: Kernel, noise: float, jitter: float) -> Search:
         held = gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset()

@@ -13,7 +13,7 @@ from gplvm_xp.backend import Backend
 
 @functools.lru_cache(maxsize=32)
 def _plan(b: Backend, M: int) -> tuple[Array, Array, Array, Array]:
-    """First and second member of every pair, where (i, j) is found, and 1 or 2 for its weight."""
+    """Both members of every pair, where (i, j) is found, and ½ for a pair (m, m), else 1."""
     first, second = np.tril_indices(M)
     place = np.zeros((M, M), dtype=np.int64)
     place[first, second] = place[second, first] = np.arange(first.size)
