@@ -16,9 +16,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "errors": 0, "_typing": 0,
     "backend": 1,
-    "params": 2, "optim": 2, "operators": 2,
+    "params": 2, "optim": 2, "operators": 2, "neighbours": 2,
     "kernels": 3, "priors": 3, "likelihoods": 3, "posteriors": 3, "engine": 3,
+    "latents": 3,
     "objectives": 4, "inducing": 4, "init": 4, "predict": 4, "kl": 4, "variational": 4,
+    "encoders": 4, "row_priors": 4, "geometry": 4,
     "_header": 5, "estimators": 5,
     "_arguments": 6, "_machine": 6, "_tables": 6, "datasets": 6, "io": 6, "metrics": 6, "plot": 6,
     "testing": 6,

@@ -24,6 +24,7 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
+from gplvm_xp.latents import Latents, Points, Pull, RowPrior, complete
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
@@ -93,12 +94,12 @@ class ExactObjective:
         Structure and starting values.
     groups : tuple of Group
         The data, see :func:`groups_of`.
-    latents : ndarray (n, q)
-        Starting latents, on the host.
+    latents : Latents or ndarray (n, q)
+        Where they come from; an array holds the starting positions, on the host.
     noise : float
         Starting noise variance σ², squared units of Y.
-    latent_prior : Prior or None
-        Prior of every latent coordinate.
+    latent_prior : Prior, RowPrior or None
+        Prior of every latent coordinate, or of all rows together: its parameters are learned too.
     priors : mapping of str to Prior
         Priors of parameters by block name (``"rbf.variance"``, ``"noise"``), in natural space.
     held : frozenset of str
@@ -116,9 +117,9 @@ class ExactObjective:
 
     kernel: Kernel
     groups: tuple[Group, ...]
-    latents: np.ndarray
+    latents: Latents | np.ndarray
     noise: float
-    latent_prior: Prior | None = None
+    latent_prior: Prior | RowPrior | None = None
     priors: Mapping[str, Prior] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     jitter: float = 0.0
@@ -126,18 +127,19 @@ class ExactObjective:
     buffer: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        q = self.latents.shape[1]
-        self.kernel.check(q)
+        self.kernel.check(self.positions.shape[1])
         blocks = (*self.kernel.blocks(), Block("noise", self.noise))
         names = [block.name for block in blocks]
         for label, given in (("priors", self.priors), ("held", self.held)):
             unknown = sorted(set(given) - {*names, "X"})
             if unknown:
                 raise ValueError(f"{label} names {unknown}; the parameters are {names}")
-        blocks = (*blocks, Block("X", self.latents, "identity"))
+        blocks = (*blocks, *self._row_blocks(), *self.positions.blocks())
         free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
         object.__setattr__(self, "layout", Layout(free))
         b = self.backend
+        if isinstance(self.latent_prior, RowPrior):
+            self.latent_prior.require_memory(b)
         rows = max(group.Y.shape[0] for group in self.groups)
         b.require_memory(
             b.itemsize * rows * rows,
@@ -151,13 +153,20 @@ class ExactObjective:
         """Where the data is."""
         return backend.of(self.groups[0].Y)
 
+    @property
+    def positions(self) -> Latents:
+        """Where the latents come from."""
+        given = self.latents
+        return given if isinstance(given, Latents) else Points(given)
+
     def start(self) -> Array:
         """The starting point: the flat unconstrained vector, on the device."""
         return self.backend.asarray(self.layout.start())
 
     def values(self, x: Array) -> tuple[Array, Array, Array]:
         """theta (p,), noise (0-d) and X (n, q) at a point, blocks that are held included."""
-        return self._named(self.layout.unpack(x)[0])
+        natural = self.layout.unpack(x)[0]
+        return *self._named(natural), self._place(natural)[0]
 
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
     @np.errstate(all="ignore")
@@ -179,7 +188,8 @@ class ExactObjective:
         b = self.backend
         xp = b.xp
         natural, to_gradient = self.layout.unpack(x)
-        theta, noise, X = self._named(natural)
+        theta, noise = self._named(natural)
+        X, pull = self._place(natural)
         total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), None
         ok = xp.asarray(True, device=b.device)
         for group in self.groups:
@@ -188,11 +198,19 @@ class ExactObjective:
             total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
             gr = gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0])
             gX = gr if gX is None else gX + gr
-        gradients = {"noise": gnoise, "X": gX, **self._kernel_gradients(gtheta)}
-        for name, prior in self._priors():
+        gradients = {"noise": gnoise, **self._kernel_gradients(gtheta)}
+        for name, prior in self.priors.items():
             if name in natural:
                 density, slope = prior.log_density(natural[name])
                 total, gradients[name] = total + density, gradients[name] + slope
+        if isinstance(self.latent_prior, RowPrior):
+            own = complete(b, self._row_blocks(), natural)
+            density, slope, gown = self.latent_prior.log_density(own, X)
+            total, gX, gradients = total + density, gX + slope, {**gradients, **gown}
+        elif self.latent_prior is not None:
+            density, slope = self.latent_prior.log_density(X)
+            total, gX = total + density, gX + slope
+        gradients |= pull(gX)
         f = xp.where(
             ok & xp.isfinite(total), -total, xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
         )
@@ -218,7 +236,7 @@ class ExactObjective:
         gtheta, gX = self.kernel.symmetric_pullback(theta, X, G)
         return value, ok, gtheta, gnoise, gX
 
-    def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+    def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array]:
         b = self.backend
         parts = [
             b.xp.reshape(natural[block.name], (block.size,))
@@ -227,8 +245,15 @@ class ExactObjective:
             for block in self.kernel.blocks()
         ]
         noise = natural["noise"] if "noise" in natural else b.scalar(self.noise)
-        X = natural["X"] if "X" in natural else b.asarray(self.latents)
-        return b.xp.concat(parts), noise, X
+        return b.xp.concat(parts), noise
+
+    def _place(self, natural: Mapping[str, Array]) -> tuple[Array, Pull]:
+        where = self.positions
+        return where.positions(complete(self.backend, where.blocks(), natural))
+
+    def _row_blocks(self) -> tuple[Block, ...]:
+        own = self.latent_prior
+        return own.blocks() if isinstance(own, RowPrior) else ()
 
     def _kernel_gradients(self, gtheta: Array) -> dict[str, Array]:
         where = Layout(self.kernel.blocks()).slices()
@@ -236,10 +261,6 @@ class ExactObjective:
             block.name: self.backend.xp.reshape(gtheta[where[block.name]], block.value.shape)
             for block in self.kernel.blocks()
         }
-
-    def _priors(self) -> list[tuple[str, Prior]]:
-        latent = [] if self.latent_prior is None else [("X", self.latent_prior)]
-        return [*self.priors.items(), *latent]
 
 
 def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
