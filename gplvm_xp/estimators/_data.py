@@ -17,15 +17,15 @@ _TEXT = (
 )
 
 
-def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
+def table(estimator: Any, X: Array, *, reset: bool, empty_rows: bool = False) -> np.ndarray:
     """A float64 host table (n, D), NaN for missing; a Dask array of new rows is computed.
 
     Raises
     ------
     ValueError
         In scikit-learn's words for shapes and types; in ours for text, infinities, a constant
-        table, rows or columns with nothing observed in the training data, and a Dask array as
-        training data.
+        table, rows (unless ``empty_rows``) or columns with nothing observed in the training data,
+        and a Dask array as training data.
     """
     if is_lazy(X):
         check_lazy(X)
@@ -62,7 +62,7 @@ def table(estimator: Any, X: Array, *, reset: bool) -> np.ndarray:
     seen = ~np.isnan(Y)
     for axis, what in ((1, "row"), (0, "column")):
         empty = np.flatnonzero(~seen.any(axis=axis))
-        if empty.size:
+        if empty.size and not (empty_rows and axis == 1):
             raise ValueError(
                 f"{what} {empty[0]} of X has no observed entry ({empty.size} such {what}s); remove "
                 f"it before fitting"

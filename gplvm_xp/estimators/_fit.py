@@ -1,4 +1,4 @@
-"""The search behind a fit: parameter checks, starts, the jitter schedule, restarts."""
+"""The search behind a fit: starts, the jitter schedule, restarts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -20,16 +19,16 @@ from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
 from gplvm_xp.estimators._endings import say_early_end
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
+from gplvm_xp.latents import Latents, Points, RowPrior, hold
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.optim import OptResult, Progress, minimise
-from gplvm_xp.priors import Gamma, Gaussian, LogNormal, Prior
+from gplvm_xp.priors import Prior
 
 # Where the start has no Cholesky factor: at least this part of the data's variance, then tenfold.
 # Of k(Z, Z) in single precision: below it the rounding of sums over the rows, which its inverse
 # multiplies, rules the bound.
 SINGLE_JITTER = 1e-2
 JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES = 1e-10, 10.0, 6
-OPTIMIZERS = ("scipy", "lbfgs", "adam")
 # A latent dimension is on where its relevance is above this share of the largest.
 ACTIVE = 0.01
 # Ends that further starts would go against.
@@ -73,7 +72,11 @@ End = TypeVar("End", bound=Ended)
 
 @dataclass(frozen=True)
 class Search:
-    """What is minimised and how; see :class:`gplvm_xp.GPLVM` for the meaning of each."""
+    """What is minimised and how; see :class:`gplvm_xp.GPLVM` for the meaning of each.
+
+    ``place`` makes the parameters of starting latents, ``bind`` the prior that ties them together,
+    if there is one in the place of ``latent_prior``.
+    """
 
     kernel: Kernel
     noise: float
@@ -88,6 +91,8 @@ class Search:
     time_limit: float | None
     progress: bool
     callback: Callback | None
+    place: Callable[[np.ndarray], Latents] = Points
+    bind: Callable[[np.ndarray], RowPrior] | None = None
     began: float = field(default_factory=time.perf_counter)
 
     def time_left(self) -> float | None:
@@ -99,13 +104,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """The end of a search, on the host."""
+    """The end of a search, on the host; ``values`` are those of what places and ties latents."""
 
     kernel: Kernel
     noise: float
     latents: np.ndarray
     jitter: float
     result: OptResult
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def search(
@@ -121,10 +127,12 @@ def search(
     groups = groups_of(b, Y)
 
     def once(latents: np.ndarray, restart: int) -> Found:
+        where = s.place(latents)
+        prior = s.latent_prior if s.bind is None else s.bind(latents)
+        own = [*where.blocks(), *(prior.blocks() if isinstance(prior, RowPrior) else ())]
+
         def make(jitter: float) -> ExactObjective:
-            return ExactObjective(
-                s.kernel, groups, latents, s.noise, s.latent_prior, s.priors, s.held, jitter
-            )
+            return ExactObjective(s.kernel, groups, where, s.noise, prior, s.priors, s.held, jitter)
 
         with watched(s.progress, s.max_iter, restart, s.callback) as callback:
             objective, result, jitter = descend(make, s, s.jitter, s.max_iter, callback, _hopeless)
@@ -135,6 +143,7 @@ def search(
             np.array(b.to_host(Z), dtype=np.float64),
             jitter,
             result,
+            hold(objective.all_values(result.x), [block.name for block in own]),
         )
 
     return best_of(once, first, restarts, rng)
@@ -243,111 +252,6 @@ def gauge_blocks(kernel: Kernel, q: int) -> frozenset[str]:
     return frozenset(held)
 
 
-def latent_prior(given: Any) -> Prior | None:
-    """The prior that ``latent_prior`` names.
-
-    Raises
-    ------
-    ValueError
-        If it names none.
-    """
-    if isinstance(given, Gamma | LogNormal):
-        raise ValueError(
-            f"latent_prior={given!r} is a density of positive numbers and latents have any sign; "
-            "use gplvm_xp.priors.Gaussian, or a Prior of your own on the whole line"
-        )
-    if given is None or isinstance(given, Prior):
-        return given
-    if given == "gaussian":
-        return Gaussian()
-    raise ValueError(
-        f"latent_prior={given!r} was given; expected 'gaussian', None or a Prior of gplvm_xp.priors"
-    )
-
-
-def check_parameters(model: Any, Y: np.ndarray) -> None:
-    """Raise ``ValueError`` or ``TypeError`` where the parameters don't fit the table."""
-    n, D = Y.shape
-    q = model.n_components
-    if isinstance(q, bool) or not isinstance(q, int | np.integer) or q < 1:
-        raise ValueError(f"n_components={q!r} was given; expected an integer of 1 or more")
-    if n < 2:
-        raise ValueError(
-            f"X has {n} sample(s) (rows); a latent space needs at least 2: give more rows, or "
-            "transpose the table if its rows are the variables"
-        )
-    if q == D == 2:
-        # scikit-learn's conformance suite fits the default of two to tables of two columns.
-        warnings.warn(
-            "n_components=2 and X has 2 features: nothing is reduced; use n_components=1",
-            UserWarning,
-            stacklevel=4,
-        )
-    elif q >= D:
-        raise ValueError(
-            f"n_components={q} and X has {D} feature(s); expected fewer latent dimensions than "
-            f"columns: lower n_components below {D}"
-        )
-    if q >= n:
-        raise ValueError(
-            f"n_components={q} and X has {n} sample(s); expected fewer latent dimensions than "
-            f"rows: lower n_components below {n}"
-        )
-    if model.gauge not in ("fixed", "free"):
-        raise ValueError(f"gauge={model.gauge!r} was given; expected 'fixed' or 'free'")
-    if model.optimizer not in OPTIMIZERS:
-        raise ValueError(
-            f"optimizer={model.optimizer!r} was given; expected one of "
-            f"{', '.join(map(repr, OPTIMIZERS))}"
-        )
-    if model.kernel is not None and not isinstance(model.kernel, Kernel):
-        raise TypeError(
-            f"kernel is a {type(model.kernel).__name__}; expected one of gplvm_xp.kernels, for "
-            "example RBF() + White()"
-        )
-    _check_numbers(model)
-    if not isinstance(model.priors, Mapping | None):
-        raise TypeError(
-            f"priors is a {type(model.priors).__name__}; expected a mapping of parameter names to "
-            "priors, for example {'noise': LogNormal(0, 1)}"
-        )
-    for name, prior in (model.priors or {}).items():
-        if not isinstance(prior, Prior):
-            raise TypeError(
-                f"the prior of {name!r} is a {type(prior).__name__}; expected a Prior of "
-                "gplvm_xp.priors, for example LogNormal(0, 1)"
-            )
-    latent_prior(model.latent_prior)
-
-
-def _check_numbers(model: Any) -> None:
-    for name in ("n_restarts", "max_iter"):
-        value = getattr(model, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-            raise ValueError(f"{name}={value!r} was given; expected an integer of 0 or more")
-    for name in ("jitter", "tol", "time_limit", "noise_variance"):
-        value = getattr(model, name)
-        if value is None and name in ("time_limit", "noise_variance"):
-            continue
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
-        right = number >= 0.0 and (name == "time_limit" or number < math.inf)
-        need = "a number of 0 or more"
-        if name == "noise_variance":
-            need, right = "a positive finite number", right and number > 0.0
-        if not right:
-            raise ValueError(f"{name}={value!r} was given; expected {need}")
-
-
-def check_held(priors: Mapping[str, Prior], held: frozenset[str]) -> None:
-    """Raise ``ValueError`` where a prior would be ignored: its parameter is held by the gauge."""
-    ignored = sorted(held & set(priors))
-    if ignored:
-        raise ValueError(
-            f"priors names {ignored}, which gauge='fixed' holds at the starting value; expected "
-            "priors of parameters that are learned: use gauge='free', or drop the prior"
-        )
-
-
 def say_how_it_ended(
     model: Any, found: Found, b: Backend, Y: np.ndarray, *, depth: int = 3
 ) -> None:
@@ -376,14 +280,11 @@ __all__ = [
     "Found",
     "Search",
     "best_of",
-    "check_held",
-    "check_parameters",
     "descend",
     "double",
     "gauge_blocks",
     "generator",
     "inducing_jitter",
-    "latent_prior",
     "later",
     "say_how_it_ended",
     "search",

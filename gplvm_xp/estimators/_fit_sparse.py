@@ -13,13 +13,13 @@ import numpy as np
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._bayes import inducing_inputs
 from gplvm_xp.estimators._bayes_checks import whole_number
+from gplvm_xp.estimators._checks import check_parameters
 from gplvm_xp.estimators._fit import (
     HALTED,
     Callback,
     Found,
     Search,
     best_of,
-    check_parameters,
     descend,
     inducing_jitter,
     later,

@@ -9,9 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._checks import alone
 from gplvm_xp.estimators._data import table, to_like
 from gplvm_xp.estimators._embedding import FittedEmbedding
-from gplvm_xp.estimators._fit import latent_prior
 from gplvm_xp.estimators._rows import covariances, modes
 from gplvm_xp.predict import Posterior
 from gplvm_xp.priors import Prior
@@ -50,7 +50,7 @@ class FittedLatents(FittedEmbedding):
         Z = self._embed(Y)
         if not return_cov:
             return to_like(Z, X)
-        prior = latent_prior(self.latent_prior)
+        prior = alone(self.latent_prior)
         C, _ = covariances(self._post(), prior, self._centred(Y), Z)
         return to_like(Z, X), to_like(C, X)
 
@@ -63,7 +63,7 @@ class FittedLatents(FittedEmbedding):
         """
         check_is_fitted(self)
         Y = table(self, X, reset=False)
-        p, prior, centred = self._post(), latent_prior(self.latent_prior), self._centred(Y)
+        p, prior, centred = self._post(), alone(self.latent_prior), self._centred(Y)
         Z, f = modes(p, prior, centred)
         density = -f if prior is None else covariances(p, prior, centred, Z)[1]
         density = density - np.sum(~np.isnan(Y) * np.log(self.scale_), axis=1)
@@ -86,7 +86,7 @@ class FittedLatents(FittedEmbedding):
         return Posterior.of(b, self.kernel_, noise, self._host_embedding, Y)
 
     def _prior(self) -> Prior | None:
-        return latent_prior(self.latent_prior)
+        return alone(self.latent_prior)
 
     def _refuse_draws(self) -> None:
         """Gaussian noise can be drawn."""

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from gplvm_xp import likelihoods
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.estimators._checks import latent_prior
 from gplvm_xp.estimators._data import table, to_like
 from gplvm_xp.estimators._embedding import FittedEmbedding
-from gplvm_xp.estimators._fit import latent_prior
 from gplvm_xp.estimators._rows import placed, spreads
 from gplvm_xp.inducing import InducingPosterior
 from gplvm_xp.priors import Gaussian, Prior

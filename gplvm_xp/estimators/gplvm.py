@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,20 +11,21 @@ import numpy as np
 from gplvm_xp import backend as backends
 from gplvm_xp import init as starts
 from gplvm_xp._typing import Array
+from gplvm_xp.encoders import Encoder, encoder_of
+from gplvm_xp.estimators._checks import belief, check_held, check_parameters
 from gplvm_xp.estimators._data import Scaling, table, to_like
+from gplvm_xp.estimators._facts import row_facts
 from gplvm_xp.estimators._fit import (
     Search,
-    check_held,
-    check_parameters,
     gauge_blocks,
     generator,
-    latent_prior,
     say_how_it_ended,
     search,
 )
 from gplvm_xp.estimators._fitted import FittedLatents
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import RBF, Kernel
+from gplvm_xp.latents import Points, StructuredPrior
 from gplvm_xp.optim import Progress
 from gplvm_xp.predict import Posterior
 from gplvm_xp.priors import Prior
@@ -45,8 +47,12 @@ class GPLVM(FittedLatents):
         one half: latents of unit prior width then span about eight lengthscales.
     init : {"pca", "ppca", "random", "isomap", "spectral", "kernel_pca"} or array (n, q)
         Starting latents. "pca" is the covariance PCA (columns centred, not rescaled).
-    latent_prior : {"gaussian", None} or Prior
-        Prior of each latent coordinate; "gaussian" is N(0, 1), None is maximum likelihood.
+    latent_prior : {"gaussian", None}, Prior or StructuredPrior
+        Prior of each latent coordinate; "gaussian" is N(0, 1), None is maximum likelihood. One of
+        :mod:`gplvm_xp.row_priors` ties the rows together: dynamics, time stamps, labels.
+    back_constraint : {None, "kernel", "mlp"} or Encoder
+        Latents as a smooth function of the data, whose weights are learned in their place: near
+        rows stay near, and ``transform`` is one evaluation of it.
     priors : mapping of str to Prior, optional
         Priors of parameters by name, for example ``{"rbf.variance": Gamma(2, 1), "noise": ...}``;
         a parameter that ``gauge="fixed"`` holds can't have one.
@@ -96,6 +102,10 @@ class GPLVM(FittedLatents):
         With the learned values.
     noise_variance_ : float
         σ², in squared units of the (scaled) data.
+    latent_prior_ : StructuredPrior or None
+        With the learned values, where ``latent_prior`` ties rows together.
+    encoder_ : Encoder or None
+        With the learned weights, where there is a back-constraint.
     mean_, scale_ : ndarray (D,)
         Removed from and divided out of each column.
     jitter_ : float
@@ -156,7 +166,8 @@ class GPLVM(FittedLatents):
         *,
         kernel: Kernel | None = None,
         init: Any = "pca",
-        latent_prior: str | Prior | None = "gaussian",
+        latent_prior: str | Prior | StructuredPrior | None = "gaussian",
+        back_constraint: str | Encoder | None = None,
         priors: Mapping[str, Prior] | None = None,
         gauge: str = "fixed",
         scale: bool = False,
@@ -177,6 +188,7 @@ class GPLVM(FittedLatents):
         self.kernel = kernel
         self.init = init
         self.latent_prior = latent_prior
+        self.back_constraint = back_constraint
         self.priors = priors
         self.gauge = gauge
         self.scale = scale
@@ -195,14 +207,21 @@ class GPLVM(FittedLatents):
 
     # -- fitting ---------------------------------------------------------------------------------
 
-    def fit(self, X: Array, y: Any = None) -> Self:
+    def fit(self, X: Array, y: Any = None, *, sequences: Any = None, times: Any = None) -> Self:
         """Learn latents, kernel parameters and noise.
 
         Parameters
         ----------
         X : array (n, D)
-            Data; NaN is missing. A row or a column with nothing observed is an error.
-        y : ignored
+            Data; NaN is missing. A column with nothing observed is an error, and so is a row,
+            unless the latent prior places it.
+        y : array (n,), optional
+            Labels, for a latent prior that uses them; ignored by others.
+        sequences : sequence of int, optional
+            Lengths of the sequences that the rows form, in their order, for latent priors over
+            time; default one sequence.
+        times : array (n,), optional
+            Time stamps, increasing within each sequence, for ``OverTime``.
 
         Returns
         -------
@@ -219,13 +238,17 @@ class GPLVM(FittedLatents):
             fit, before anything is allocated or searched.
         """
         b = backends.get(self.backend, X, self.dtype)
-        Y = table(self, X, reset=True)
-        check_parameters(self, Y)
+        prior = belief(self.latent_prior)
+        structured = prior if isinstance(prior, StructuredPrior) else None
+        Y = table(self, X, reset=True, empty_rows=structured is not None and structured.fills_rows)
+        check_parameters(self, Y, belief_of=belief)
+        rows = row_facts(structured, Y, y, sequences, times)
         scaling = Scaling.of(Y, bool(self.scale))
         centred = scaling.forward(Y)
         variance = float(np.nanmean(centred**2))
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
         rng = generator(self)
+        encoder = encoder_of(self.back_constraint)
         first = starts.latents(self.init, centred, self.n_components, rng)
         held = gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset()
         check_held(self.priors or {}, held)
@@ -234,7 +257,7 @@ class GPLVM(FittedLatents):
         plan = Search(
             kernel=kernel,
             noise=0.1 * variance if self.noise_variance is None else self.noise_variance,
-            latent_prior=latent_prior(self.latent_prior),
+            latent_prior=None if isinstance(prior, StructuredPrior) else prior,
             priors=dict(self.priors or {}),
             held=held,
             jitter=self.jitter * variance,
@@ -245,9 +268,13 @@ class GPLVM(FittedLatents):
             time_limit=self.time_limit,
             progress=self.progress,
             callback=self.callback,
+            place=Points if encoder is None else partial(encoder.bind, b, centred),
+            bind=None if structured is None else partial(structured.bind, b, rows),
         )
         found = search(b, centred, first, self.n_restarts, rng, plan)
         self.kernel_, self.noise_variance_, self.jitter_ = found.kernel, found.noise, found.jitter
+        self.latent_prior_ = structured and structured.with_values(found.values)
+        self.encoder_ = encoder and encoder.with_values(found.values)
         self.mean_, self.scale_ = scaling.mean, scaling.scale
         self.training_data_ = Y
         self.loss_curve_ = np.asarray(found.result.values)

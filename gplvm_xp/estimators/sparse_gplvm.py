@@ -12,14 +12,13 @@ from gplvm_xp import init as starts
 from gplvm_xp._typing import Array
 from gplvm_xp.estimators._bayes import inducing_inputs, mean_square, require_room
 from gplvm_xp.estimators._bayes_checks import check_goes_on, restored_inducing
+from gplvm_xp.estimators._checks import check_held, latent_prior
 from gplvm_xp.estimators._data import Scaling, is_lazy, table, to_like
 from gplvm_xp.estimators._fit import (
     ACTIVE,
     Search,
-    check_held,
     gauge_blocks,
     generator,
-    latent_prior,
     say_how_it_ended,
 )
 from gplvm_xp.estimators._fit_sparse import check_sparse, search_sparse

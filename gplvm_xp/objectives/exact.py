@@ -168,6 +168,11 @@ class ExactObjective:
         natural = self.layout.unpack(x)[0]
         return *self._named(natural), self._place(natural)[0]
 
+    def all_values(self, x: Array) -> dict[str, Array]:
+        """Every block of the latents and of a prior of rows by name, held ones included."""
+        blocks = (*self.positions.blocks(), *self._row_blocks())
+        return complete(self.backend, blocks, self.layout.unpack(x)[0])
+
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
     @np.errstate(all="ignore")
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:

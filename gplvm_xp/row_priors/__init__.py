@@ -1,0 +1,1 @@
+"""Priors that tie the latents of all rows together."""
