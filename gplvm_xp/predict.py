@@ -298,20 +298,32 @@ class NewRows:
         posterior deviation: f is steep, and rounding leaves its gradient too few digits to go by.
         """
         b = self.posterior.backend
-        # The start may be steep: a long first step would land where nothing is known, and stay.
-        spread = max(float(np.std(b.to_host(k.X), axis=0).max()) for k in self.posterior.factors)
         end = best_of(
             self.value_and_grad,
             self.starts(),
             max_steps=max_steps,
             # Below this rounding may rule; the Newton steps do the rest.
             gtol=1e-3,
-            first_step=0.1 * spread if spread > 0.0 else 0.1,
+            first_step=self._stride(),
         )
         x, f, promise = end.x, end.value, end.value
         for _ in range(2):
             x, f, promise = newton_step(self.value_and_grad, x, f)
         return x, f, promise <= (1e-6 if b.itemsize == 8 else 1e-2)
+
+    def rough(self, *, candidates: int = 3, max_steps: int = 15) -> Array:
+        """Latents (N, q) near a mode, for a search that goes on with them: a few steps of BFGS
+        from the best of few training rows."""
+        start = self.starts(candidates, 1)
+        return best_of(
+            self.value_and_grad, start, max_steps=max_steps, gtol=1e-2, first_step=self._stride()
+        ).x
+
+    def _stride(self) -> float:
+        # The start may be steep: a long first step would land where nothing is known, and stay.
+        b = self.posterior.backend
+        spread = max(float(np.std(b.to_host(k.X), axis=0).max()) for k in self.posterior.factors)
+        return 0.1 * spread if spread > 0.0 else 0.1
 
     def hessian(self, X: Array) -> Array:
         """∂²f/∂x∂xᵀ of every row (N, q, q), by fourth-order differences of the exact gradient."""
