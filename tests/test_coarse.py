@@ -111,7 +111,7 @@ def test_time_that_is_up_in_a_part(table):
 
 
 def test_tied_latents_are_refused(table):
-    with pytest.raises(ValueError, match="expected free latents"):
+    with pytest.raises(ValueError, match="prior of rows ties the latents together; expected free latents"):
         GPLVM(2, coarse_to_fine=True, latent_prior=OverTime()).fit(table, times=np.arange(640.0))
 
 

@@ -15,6 +15,7 @@ from gplvm_xp.latents import StructuredPrior
 from gplvm_xp.priors import Gamma, Gaussian, LogNormal, Prior
 
 OPTIMIZERS = ("scipy", "lbfgs", "adam")
+METHODS = ("exact", "auto")
 
 
 def latent_prior(given: Any) -> Prior | None:
@@ -85,6 +86,8 @@ def check_parameters(
             f"n_components={q} and X has {n} sample(s); expected fewer latent dimensions than "
             f"rows: lower n_components below {n}"
         )
+    if getattr(model, "method", "exact") not in METHODS:
+        raise ValueError(f"method={model.method!r} was given; expected 'exact' or 'auto'")
     if model.gauge not in ("fixed", "free"):
         raise ValueError(f"gauge={model.gauge!r} was given; expected 'fixed' or 'free'")
     if model.optimizer not in optimizers:

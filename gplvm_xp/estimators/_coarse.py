@@ -28,14 +28,22 @@ REFERENCE = 1000
 LOOSE = 100.0
 
 
-def levels(given: Any, n: int) -> tuple[int, ...]:
+def levels(given: Any, n: int, tied: str = "") -> tuple[int, ...]:
     """Rows of each part but the last, n, smallest first; none where the table is small.
+
+    ``tied`` says what ties the latents of the rows together, if something does.
 
     Raises
     ------
     ValueError
-        If ``coarse_to_fine`` is neither a truth value nor increasing numbers of rows below n.
+        If ``coarse_to_fine`` is neither a truth value nor increasing numbers of rows below n, or
+        parts of the rows make no sense.
     """
+    if tied and given is not False:
+        raise ValueError(
+            f"coarse_to_fine={given!r} was given, and {tied} ties the latents together; expected "
+            "free latents: use coarse_to_fine=False"
+        )
     if isinstance(given, bool | np.bool_):
         return tuple(n // k for k in (8, 4, 2) if n // k >= LEAST) if given else ()
     sizes = tuple(given) if isinstance(given, Sequence | np.ndarray) and len(given) else (0,)

@@ -1,0 +1,126 @@
+"""An exact model that may have chosen another one, which then answers for it."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
+from gplvm_xp.encoders import Encoder
+from gplvm_xp.estimators._auto import Plan
+from gplvm_xp.estimators._embedding import FittedEmbedding
+from gplvm_xp.estimators._fitted import FittedLatents
+from gplvm_xp.latents import StructuredPrior
+from gplvm_xp.priors import Prior
+
+# What the other models take too, and what they leave as an exact one does.
+_GIVEN = (
+    "n_components", "kernel", "init", "latent_prior", "priors", "gauge", "scale", "noise_variance",
+    "max_iter", "tol", "n_restarts", "time_limit", "callback", "progress", "backend", "dtype",
+    "random_state",
+)  # fmt: skip
+_LEFT = (
+    "embedding_", "_host_embedding", "kernel_", "noise_variance_", "mean_", "scale_", "jitter_",
+    "loss_curve_", "n_iter_", "status_", "training_data_",
+)  # fmt: skip
+
+
+class Chosen(FittedLatents):
+    """Methods that ask ``model_``, where there is one: see :class:`gplvm_xp.GPLVM`."""
+
+    plan_: Plan | None
+    model_: FittedEmbedding | None
+    latent_prior_: StructuredPrior | None
+    encoder_: Encoder | None
+
+    def transform(self, X: Array, return_cov: bool = False) -> Any:
+        """Latents of new rows, see :meth:`FittedLatents.transform`.
+
+        Where another model was chosen, ``return_cov`` gives what that model knows: the variances
+        of an inducing model are the diagonal of a covariance without the rest.
+        """
+        check_is_fitted(self)
+        if self.model_ is None:
+            return super().transform(X, return_cov)
+        if not return_cov:
+            return self.model_.transform(X)
+        if isinstance(self.model_, FittedLatents) or not hasattr(self.model_, "inducing_inputs_"):
+            return self.model_.transform(X, return_cov=True)
+        Z, variance = self.model_.transform(X, return_var=True)
+        return Z, variance[:, :, None] * np.eye(variance.shape[1])
+
+    def score_samples(self, X: Array) -> Array:
+        """See :meth:`FittedLatents.score_samples`, or the chosen model's."""
+        check_is_fitted(self)
+        if self.model_ is None:
+            return super().score_samples(X)
+        return self.model_.score_samples(X)
+
+    def leave_one_out(self) -> np.ndarray:
+        """See :meth:`FittedLatents.leave_one_out`.
+
+        Raises
+        ------
+        ValueError
+            If another model was chosen: only the exact one has them for nothing.
+        """
+        check_is_fitted(self)
+        if self.model_ is not None:
+            raise ValueError(
+                f"method='auto' chose a {type(self.model_).__name__}, and only an exact one can "
+                "leave rows out without fitting again; use method='exact', or score_samples of "
+                "held-out rows"
+            )
+        return super().leave_one_out()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to one ``.npz`` file; :func:`gplvm_xp.load` reads it back.
+
+        Where another model was chosen, the file holds that one, and ``load`` returns it.
+        """
+        chosen = getattr(self, "model_", None)
+        if chosen is None:
+            super().save(path)
+        else:
+            chosen.save(path)
+
+    def _adopt(self, plan: Plan, X: Array) -> None:
+        """Fit the model of a plan and answer by it."""
+        from gplvm_xp.estimators import BayesianGPLVM, LocalGPLVM, SparseGPLVM
+
+        kinds: dict[str, Any] = {
+            "bayesian": BayesianGPLVM,
+            "local": LocalGPLVM,
+            "sparse": SparseGPLVM,
+        }
+        kind = kinds[plan.method]
+        takes = set(kind._get_param_names()) & set(_GIVEN)
+        self.model_ = kind(**{name: getattr(self, name) for name in sorted(takes)}).fit(X)
+        for name in _LEFT:
+            setattr(self, name, getattr(self.model_, name))
+        self.log_likelihood_ = getattr(
+            self.model_, "log_likelihood_", getattr(self.model_, "lower_bound_", np.nan)
+        )
+        self.latent_prior_ = self.encoder_ = None
+
+    def _outputs(self, X: Array, noise: bool) -> tuple[np.ndarray, np.ndarray]:
+        if self.model_ is None:
+            return super()._outputs(X, noise)
+        return self.model_._outputs(X, noise)
+
+    def _condition(self, b: Backend) -> Any:
+        return super()._condition(b) if self.model_ is None else self.model_._post()
+
+    def _prior(self) -> Prior | None:
+        return super()._prior() if self.model_ is None else self.model_._prior()
+
+    def _refuse_draws(self) -> None:
+        if self.model_ is not None:
+            self.model_._refuse_draws()
+
+
+__all__ = ["Chosen"]

@@ -1,0 +1,202 @@
+"""method="auto": the choice by cost, and the chosen model answering for the exact one."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from gplvm_xp import GPLVM, BayesianGPLVM, LocalGPLVM, SparseGPLVM, backend, datasets, load
+from gplvm_xp.backend import Backend
+from gplvm_xp.estimators import _auto
+from gplvm_xp.estimators._auto import Rates, planned, rates, refuse_lost_gradient
+
+NUMPY = backend.get("numpy")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of given rates and memory."""
+
+    def make(product=1e11, element=1e9, memory=2**34):
+        monkeypatch.setattr(_auto, "rates", lambda b: Rates(product, element))
+        monkeypatch.setattr(type(NUMPY), "memory_available", lambda self: memory)
+
+    make()
+    return make
+
+
+def plan(n, D=12, q=2, gaps=0.0, **options):
+    Y = np.zeros((n, D))
+    if gaps:
+        Y[:, 0] = np.where(np.arange(n) < gaps * n * D, np.nan, 0.0)
+    settings = {"max_iter": 500, "budget": None} | options
+    return planned(NUMPY, Y, q, **settings)
+
+
+def test_exact_while_it_fits(machine):
+    assert plan(1000).method == "exact"
+    assert plan(1000, q=8).method == "exact"
+
+
+def test_local_where_the_exact_one_takes_too_long(machine):
+    found = plan(10_000)
+    assert found.method == "local"
+    seconds = {c.method: c.seconds for c in found.choices}
+    assert seconds["exact"] > _auto.BUDGET > seconds["local"]
+
+
+def test_bayesian_for_many_dimensions_or_gaps(machine):
+    assert plan(10_000, q=8).method == "bayesian"
+    assert plan(20_000, gaps=0.07).method == "sparse"
+    # A twelfth of the entries is the whole first column: more than that are gaps in earnest.
+    assert plan(20_000, D=4, gaps=0.2).method == "bayesian"
+
+
+def test_the_budget_and_the_fastest(machine):
+    assert plan(10_000, budget=1e9).method == "exact"
+    found = plan(100_000, budget=1.0)
+    assert found.method == min(found.choices, key=lambda c: c.seconds).method
+    assert "none is within 1.0 s" in found.why
+
+
+def test_memory_rules_a_model_out(machine):
+    machine(memory=2**28)
+    found = plan(6000, budget=1e9)
+    exact = next(c for c in found.choices if c.method == "exact")
+    assert exact.bytes > 6000**2 * 8
+    assert "free memory" in exact.reason
+    assert found.method == "local"
+
+
+def test_nothing_else_will_do(machine):
+    machine(memory=2**28)
+    assert plan(1000, only_exact="is tied").method == "exact"
+    with pytest.raises(ValueError, match=r"no model for 6000 rows: exact: more than .*is tied"):
+        plan(6000, only_exact="is tied")
+
+
+def test_costs_grow_as_counted(machine):
+    machine(element=1e30)
+
+    def seconds(**kind):
+        return {c.method: c.seconds for c in plan(**kind).choices}
+
+    one, two = seconds(n=20_000, D=1), seconds(n=40_000, D=1)
+    assert two["exact"] / one["exact"] == pytest.approx(8.0, rel=1e-3)
+    for name in ("local", "bayesian"):
+        assert two[name] / one[name] == pytest.approx(2.0, rel=0.02)
+    parts = plan(4000, parts=(500, 1000, 2000)).choices[0].seconds
+    assert parts / plan(4000).choices[0].seconds == pytest.approx(
+        1 + 1 / 8 + 1 / 64 + 1 / 512, rel=5e-3
+    )
+
+
+def test_patterns_of_missing_entries_cost_the_exact_model_a_factor_each(machine):
+    machine(element=1e30)
+    Y = np.zeros((2000, 3))
+    whole = planned(NUMPY, Y, 2, max_iter=10, budget=None).choices[0].seconds
+    for column in range(3):
+        Y[column, column] = np.nan
+    holed = planned(NUMPY, Y, 2, max_iter=10, budget=None).choices[0].seconds
+    assert holed / whole == pytest.approx(3.0, rel=0.02)
+
+
+def test_the_plan_reads_well(machine):
+    text = str(plan(1000))
+    assert text.startswith("1000 rows, 12 columns, 2 latent dimensions: exact (within 10 min")
+    assert len(text.splitlines()) == 5
+    assert " > exact " in text
+    assert "GiB" in text
+
+
+def test_rates_are_measured_once():
+    found = rates(NUMPY)
+    assert 1e8 < found.product < 1e14
+    assert 1e6 < found.element < 1e12
+    assert rates(NUMPY) is found
+
+
+def quiet(model, Y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(Y)
+
+
+def table(n=150, D=6):
+    return datasets.make_latent(n, D=D, q=2, seed=0, noise=0.1).Y
+
+
+def test_a_fit_that_stays_exact_says_so(machine, capsys):
+    Y = table(60)
+    fit = quiet(GPLVM(2, method="auto", max_iter=20), Y)
+    assert fit.plan_.method == "exact"
+    assert fit.model_ is None
+    assert "latent dimensions: exact" in capsys.readouterr().err
+    assert np.array_equal(fit.embedding_, quiet(GPLVM(2, max_iter=20), Y).embedding_)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "q"),
+    [(LocalGPLVM, {}, 2), (BayesianGPLVM, {}, 6), (SparseGPLVM, {"time_limit": None}, 2)],
+)
+def test_the_chosen_model_answers(monkeypatch, tmp_path, kind, options, q):
+    name = {LocalGPLVM: "local", BayesianGPLVM: "bayesian", SparseGPLVM: "sparse"}[kind]
+    real = _auto._costs
+
+    def costs(*given):
+        # Only the one that is asked for is within the budget.
+        return {k: (1.0 if k == name else 1e9, size) for k, (_, size) in real(*given).items()}
+
+    monkeypatch.setattr(_auto, "_costs", costs)
+    Y = table(D=8)
+    shared = {"max_iter": 10, "random_state": 0}
+    fit = quiet(GPLVM(q, method="auto", **shared, **options), Y)
+    alone = quiet(kind(q, **shared), Y)
+    assert type(fit.model_) is kind
+    assert fit.plan_.method == name
+    assert np.array_equal(fit.embedding_, alone.embedding_)
+    new = table(160, D=8)[150:]
+    for method in ("transform", "score_samples", "predict"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            assert np.array_equal(getattr(fit, method)(new), getattr(alone, method)(new))
+    Z = fit.embedding_[:3]
+    assert np.array_equal(fit.inverse_transform(Z), alone.inverse_transform(Z))
+    assert fit.transform(Y[:2], return_cov=True)[1].shape == (2, q, q)
+    assert np.array_equal(fit.relevance(), alone.relevance())
+    assert np.isfinite(fit.log_likelihood_)
+    assert fit.n_iter_ == alone.n_iter_
+    assert fit.sample(2, random_state=0)[0].shape == (2, 8)
+    with pytest.raises(ValueError, match=rf"chose a {kind.__name__}, and only an exact one"):
+        fit.leave_one_out()
+    fit.save(tmp_path / "chosen.npz")
+    again = load(tmp_path / "chosen.npz")
+    assert type(again) is kind
+    assert np.array_equal(again.embedding_, fit.embedding_)
+
+
+def test_single_precision_is_refused_where_the_gradient_would_be_lost(machine):
+    Y = datasets.make_latent(400, D=6, q=2, seed=0, noise=1e-3).Y
+    with pytest.raises(ValueError, match=r"condition number .* use dtype='float64'"):
+        GPLVM(2, method="auto", dtype="float32").fit(Y)
+    quiet(GPLVM(2, method="auto", max_iter=2), Y)
+
+
+def test_the_bound_on_the_precision_knows_noise_from_signal():
+    single: Backend = backend.get("numpy", dtype="float32")
+    model = GPLVM(2, dtype="float32", random_state=0)
+    noisy = np.random.default_rng(0).standard_normal((200, 6))
+    refuse_lost_gradient(model, single, noisy)
+    smooth = datasets.make_latent(300, D=6, q=1, seed=0, noise=1e-3).Y
+    smooth -= smooth.mean(axis=0)
+    refuse_lost_gradient(model, NUMPY, smooth)
+    with pytest.raises(ValueError, match="would be rounding"):
+        refuse_lost_gradient(model, single, smooth)
+
+
+def test_methods_that_are_none():
+    with pytest.raises(ValueError, match=r"method='quick' was given; expected 'exact' or 'auto'"):
+        GPLVM(2, method="quick").fit(table())
