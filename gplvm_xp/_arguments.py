@@ -17,6 +17,7 @@ DATASETS: dict[str, tuple[str, dict[str, str]]] = {
     "congress109": ("load_congress109", {}),
     "frey_faces": ("fetch_frey_faces", {}),
     "vowels": ("fetch_vowels", {}),
+    "shuttle": ("fetch_shuttle", {}),
     "swiss_roll": ("fetch_swiss_roll", {}),
 }
 KERNELS = {

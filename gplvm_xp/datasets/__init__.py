@@ -8,6 +8,7 @@ loader                  table                             where it comes from
 ``fetch_pbmc``          700 × 765, also as counts          installed scanpy, or public file, 1.8 MB
 ``fetch_frey_faces``    1965 × 560                        public file, 1.1 MB
 ``fetch_vowels``        2700 × 24, nine classes           public file, 4.1 MB
+``fetch_shuttle``       49 097 × 9, two classes           installed river, or public file, 0.3 MB
 ``fetch_swiss_roll``    1000 × 3                          public file, 0.8 MB
 ``load_coal_mining``    191 dates                         public file, 3 kB
 ``load_pines``          127 places                        public file, 6 kB
@@ -40,6 +41,7 @@ from ._events import (
     load_grid_simulated,
     load_pines,
 )
+from ._large import fetch_shuttle
 from ._latent import make_latent
 from ._public import (
     fetch_frey_faces,
@@ -55,6 +57,7 @@ __all__ = [
     "fetch_frey_faces",
     "fetch_oil_flow",
     "fetch_pbmc",
+    "fetch_shuttle",
     "fetch_swiss_roll",
     "fetch_vowels",
     "load_binary",

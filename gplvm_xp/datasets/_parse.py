@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -70,6 +71,31 @@ def parse_frey_faces(content: bytes) -> dict[str, Table]:
     frames = matrix(content, "ff")
     expect_columns("ff (transposed)", frames.T, 560)
     return {"Y": np.ascontiguousarray(frames.T)}
+
+
+def parse_shuttle(content: bytes) -> dict[str, Table]:
+    """``shuttle.csv.gz``: nine readings and whether they are anomalous, integers with a header.
+
+    Returns
+    -------
+    dict
+        ``X`` (n, 9) and ``anomaly`` (n,).
+
+    Raises
+    ------
+    ValueError
+        The header is not the one expected, or an entry is no integer.
+    """
+    text = gzip.decompress(content).decode("ascii")
+    head = ",".join([*(f"f{k}" for k in range(1, 10)), "anomaly"])
+    first, _, rest = text.partition("\n")
+    if first.strip() != head:
+        raise ValueError(
+            f"shuttle.csv.gz begins with {first.strip()!r}, expected {head!r}. Download it again."
+        )
+    values = np.loadtxt(rest.splitlines(), dtype=np.int64, delimiter=",", ndmin=2)
+    expect_columns("shuttle.csv.gz", values, 10)
+    return {"X": values[:, :9], "anomaly": values[:, 9]}
 
 
 def parse_vowels(content: bytes) -> dict[str, Table]:

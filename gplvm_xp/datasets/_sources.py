@@ -80,6 +80,21 @@ PBMC = Source(
     otherwise=" `pip install 'scanpy<1.13'` brings the file as well.",
 )
 
+_SHUTTLE = "1ed4bfa77233d95bff2c8ab2482725d2d800410daedf5919ad80ec6faf60ff59"
+SHUTTLE = Source(
+    folder="large",
+    archive="shuttle_49k.npz",
+    archive_sha256="be3641dfb5abb1bb79111271cd247fbb1ed6be8519c3888f413f7990f06e63d0",
+    remote=Remote(
+        url=f"{_GITHUB}/online-ml/river/0.26.1/river/datasets/shuttle.csv.gz",
+        filename="shuttle.csv.gz",
+        sha256=_SHUTTLE,
+    ),
+    parse=_parse.parse_shuttle,
+    bundled=Bundled("river", "datasets/shuttle.csv.gz", (_SHUTTLE,)),
+    otherwise=" `pip install river` brings the file as well.",
+)
+
 _POINTS = ("point_processes", "point_processes.npz")
 _POINTS_SHA = "1d389c5654b84867bf337461cc0fbe95ba256d307f6332c930932bf305b80fde"
 _GPFLOW = f"{_GITHUB}/GPflow/GPflow"
@@ -296,6 +311,7 @@ __all__ = [
     "OIL_FLOW",
     "PBMC",
     "PINES",
+    "SHUTTLE",
     "SWISS_ROLL",
     "VOWELS",
 ]
