@@ -11,6 +11,7 @@ import pytest
 from emulator.trees import TREES, add, linear, matern52, rbf, white
 
 from gplvm_xp.backend.cuda.fused import MAX_Q, Fused
+from gplvm_xp.backend.cuda.local import FusedLocal
 from gplvm_xp.backend.cuda.psi import FusedPsi
 from gplvm_xp.backend.cuda.sparse import SparseTimes
 
@@ -117,6 +118,25 @@ def test_every_architecture_and_dtype_compiles(architecture, dtype):
         for index32 in (True, False):
             source = elementwise_source(*arguments, dtype, index32)
             assert compile_cubin(source, (), architecture)[0][:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "q", "rows"), [("75", 2, 33), ("80", 4, 40), ("90", 2, 33), ("100", 2, 64)]
+)
+def test_local_likelihoods_compile(architecture, q, rows):
+    recorder = Recorder()
+    FusedLocal(recorder, None, rbf(q).code, q, rows, np.float64)
+    log = assert_compiles(recorder, architecture)
+    names = {name for _, name, _ in recorder.raws}
+    assert names == {"gplvm_conditional"} | ({"gplvm_joint"} if rows < 64 else set())
+    assert all(int(size) <= 48 * 1024 for size in re.findall(r"(\d+) bytes smem", log))
+    assert set(re.findall(r"(\d+) bytes spill stores", log)) == {"0"}
+
+
+def test_local_likelihoods_of_a_nested_kernel_compile():
+    recorder = Recorder()
+    FusedLocal(recorder, None, TREES["nested"].code, 3, 33, np.float64)
+    assert_compiles(recorder, "90")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

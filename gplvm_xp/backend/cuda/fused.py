@@ -9,6 +9,7 @@ import numpy as np
 
 from gplvm_xp._typing import Array, DType, Namespace
 from gplvm_xp.backend.cuda.launcher import ElementwiseKernel, Launcher
+from gplvm_xp.backend.cuda.local import FusedLocal, local_of
 from gplvm_xp.backend.cuda.pairs import CudaPair, pair_source
 
 THREADS = 128
@@ -131,7 +132,7 @@ class Fused:
                 f"q = {q} latent dimensions: the fused kernels take 1 to {MAX_Q}; beyond that, use "
                 "the array-API form of the kernel"
             )
-        self.xp, self.code, self.q, self.blocks = xp, code, q, blocks
+        self.xp, self.code, self.q, self.blocks, self._launcher = xp, code, q, blocks, launcher
         self.dtype, real = _real(dtype)
         self._tile = tile_size(q)
         pair = pair_source(code)
@@ -297,6 +298,10 @@ class Fused:
         theta, X, Y = self._inputs(theta, X, Z)
         J = self._empty((self.code.parameters, X.shape[0], Y.shape[0]))
         return self._jacobian(self._theta_jacobian, theta, X, Y, Z is None, J)
+
+    def local(self, rows: int) -> FusedLocal | None:
+        """The likelihoods of blocks of ``rows`` points, or None where a block has too many."""
+        return local_of(self._launcher, self.xp, self.code, self.q, rows, self.dtype.name)
 
     # -- private ---------------------------------------------------------------------------------
 
