@@ -16,7 +16,9 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from gplvm_xp._typing import Array, DType
+from gplvm_xp.backend._triangles import inverses, many, substitute
 from gplvm_xp.backend.base import Backend, Special, Tile
+from gplvm_xp.backend.parts import chunks
 
 Result = TypeVar("Result")
 
@@ -104,6 +106,13 @@ def _calm(n: int) -> AbstractContextManager[Any]:
     return _pools().limit(limits=1, user_api="blas") if n < 512 else nullcontext()
 
 
+def _columns(shape: tuple[int, ...], dtype: DType) -> Array:
+    """A new array (..., n, r): of many blocks with their few columns each in one piece."""
+    if len(shape) == 2:
+        return np.empty(shape, dtype=dtype)
+    return np.swapaxes(np.empty((*shape[:-2], shape[-1], shape[-2]), dtype=dtype), -1, -2)
+
+
 def _limit_of_cgroup() -> int | None:
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
@@ -141,6 +150,10 @@ class NumpyBackend(Backend):
         # Arrays of a quarter of a MiB: a few of them are in the cache together.
         step = max(1, 2**15 // max(size, 1))
         return [slice(i, min(i + step, count)) for i in range(0, count, step)] or [slice(0, 0)]
+
+    def stacks(self, count: int, size: int) -> list[slice]:
+        # Two MiB an array: the interpreter's share is small, and a core's cache still helps.
+        return chunks(count, max(1, 2**18 // size))
 
     def calm(self, order: int) -> AbstractContextManager[object]:
         return _calm(order)
@@ -199,6 +212,13 @@ class NumpyBackend(Backend):
             out = _blas("syrk", self._kind)(alpha, A.T, beta, C.T, trans=1, lower=0, overwrite_c=1)
         return out.T
 
+    def product(self, A: Array, B: Array) -> Array:
+        # (A B)ᵀ = Bᵀ Aᵀ in column order; a factor that is a transposed view needs no copy.
+        a, turn_a = (A.T, 0) if A.flags.c_contiguous else (A, 1)
+        b, turn_b = (B.T, 0) if B.flags.c_contiguous else (B, 1)
+        with _calm(max(A.shape)):
+            return _blas("gemm", self._kind)(1.0, b, a, trans_a=turn_b, trans_b=turn_a).T
+
     def complete(self, C: Array) -> Array:
         for i0, i1, j0, j1 in self.lower_tiles(C.shape[0]):
             if i0 == j0:
@@ -214,23 +234,25 @@ class NumpyBackend(Backend):
 
     def squared_distances(self, A: Array, B: Array | None = None, factor: float = 1.0) -> Array:
         # One product gives |a|² + |b|² − 2 a·b by two extra columns: a single pass over the block.
-        n, q = A.shape
+        *lead, n, q = A.shape
         other = A if B is None else B
-        left = np.empty((n, q + 2), dtype=A.dtype)
-        left[:, :q], left[:, q] = (-2.0 * factor) * A, factor
-        left[:, q + 1] = factor * np.einsum("ij,ij->i", A, A)
-        right = np.empty((other.shape[0], q + 2), dtype=A.dtype)
-        right[:, :q], right[:, q + 1] = other, 1.0
-        right[:, q] = np.einsum("ij,ij->i", other, other)
-        r2 = left @ right.T
+        left, right = (_columns((*lead, a.shape[-2], q + 2), A.dtype) for a in (A, other))
+        left[..., :q], left[..., q] = (-2.0 * factor) * A, factor
+        left[..., q + 1] = factor * np.einsum("...j,...j->...", A, A)
+        right[..., :q], right[..., q + 1] = other, 1.0
+        right[..., q] = np.einsum("...j,...j->...", other, other)
+        r2 = left @ np.swapaxes(right, -1, -2)
         if factor > 0.0:
             # Only rounding makes an entry negative; its magnitude is as near the truth as 0.
             np.abs(r2, out=r2)
         if B is None:
-            np.fill_diagonal(r2, 0.0)
+            r2.reshape(*lead, n * n)[..., :: n + 1] = 0.0
         return r2
 
     def thin_products(self, W: Array, A: Array, B: Array) -> tuple[Array, Array]:
+        if W.ndim > 2:
+            t = np.matrix_transpose
+            return t(t(B) @ t(W)), t(t(A) @ W)
         (n, m), r = W.shape, A.shape[1]
         # OpenBLAS takes products of up to a million multiplications in one piece, without packing:
         # twice as fast where one factor is thin.
@@ -271,6 +293,8 @@ class NumpyBackend(Backend):
     def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
         if L.ndim == 2 and B.ndim == 2:
             return self.solve_triangular(L, B, trans)
+        if B.shape[-1] == 1 and L.shape[:-2] == B.shape[:-2] and many(L):
+            return substitute(L.reshape(-1, *L.shape[-2:]), B, trans)
         lead = np.broadcast_shapes(L.shape[:-2], B.shape[:-2])
         L = np.broadcast_to(L, (*lead, *L.shape[-2:])).reshape(-1, *L.shape[-2:])
         B = np.broadcast_to(B, (*lead, *B.shape[-2:])).reshape(-1, *B.shape[-2:])
@@ -281,6 +305,8 @@ class NumpyBackend(Backend):
 
     def inverse_factor(self, L: Array) -> Array:
         n = L.shape[-1]
+        if many(L):
+            return inverses(L.reshape(-1, n, n)).reshape(L.shape)
         flat = L.reshape(-1, n, n)
         out = np.empty(flat.shape, dtype=L.dtype)
         trtri = _blas("trtri", self._kind)
@@ -321,6 +347,17 @@ class NumpyBackend(Backend):
         for i, row in enumerate(flat):
             out[i] = S @ row
         return out.reshape(*values.shape[:-1], S.shape[0])
+
+    def scatter_plan(self, index: np.ndarray, n: int) -> Array:
+        return index
+
+    def scatter_add(self, total: Array, plan: Array, values: Array) -> Array:
+        # One axis at a time takes the fast path of add.at, several times that of rows.
+        r = total.shape[1]
+        flat = np.ascontiguousarray(total).reshape(-1)
+        for a in range(r):
+            np.add.at(flat, plan * r + a, np.ascontiguousarray(values[:, a]))
+        return flat.reshape(total.shape)
 
     @property
     def _kind(self) -> str:

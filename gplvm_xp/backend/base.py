@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from gplvm_xp._typing import Array, Device, DType, Namespace
+from gplvm_xp.backend.parts import Tile, chunks, sources, triangle
 from gplvm_xp.errors import NotEnoughMemoryError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gplvm_xp.backend.cuda.pairs import CudaPair
     from gplvm_xp.backend.cuda.psi import FusedPsi
 
-Tile = tuple[int, int, int, int]
 Result = TypeVar("Result")
 Special: TypeAlias = Literal["log_ndtr", "ndtr", "erfcx", "gammaln", "digamma"]
 
@@ -133,13 +133,7 @@ class Backend:
     def lower_tiles(self, n: int) -> list[Tile]:
         """Cover the lower triangle: squares ``(i0, i1, i0, i1)`` on the diagonal, rectangles
         ``(i0, i1, j0, j1)`` with ``j1 <= i0`` left of them."""
-        rows, cols = self.tile_shape(n)
-        tiles = []
-        for i0 in range(0, n, rows):
-            i1 = min(i0 + rows, n)
-            tiles += [(i0, i1, j0, min(j0 + cols, i0)) for j0 in range(0, i0, cols)]
-            tiles.append((i0, i1, i0, i1))
-        return tiles
+        return triangle(n, *self.tile_shape(n))
 
     def map_tiles(
         self, function: Callable[[Tile], Result], tiles: Iterable[Tile]
@@ -150,6 +144,10 @@ class Backend:
     def batches(self, count: int, size: int) -> list[slice]:
         """Members, of ``size`` numbers each, that are computed together: on a device all."""
         return [slice(0, count)]
+
+    def stacks(self, count: int, size: int) -> list[slice]:
+        """Matrices of ``size`` numbers each that one call works on: few calls, little memory."""
+        return chunks(count, max(1, 2**27 // (self.itemsize * size)))
 
     def map_parts(
         self, function: Callable[[slice], Result], parts: list[slice]
@@ -211,6 +209,10 @@ class Backend:
         """
         return beta * C + (alpha * A) @ self.xp.matrix_transpose(A)
 
+    def product(self, A: Array, B: Array) -> Array:
+        """A B of two large matrices, by the library that factorises them."""
+        return A @ B
+
     def complete(self, C: Array) -> Array:
         """Fill the upper triangle from the lower; C (n, n) is consumed."""
         xp = self.xp
@@ -225,24 +227,26 @@ class Backend:
         return C + value * self.eye(C.shape[0])
 
     def squared_distances(self, A: Array, B: Array | None = None, factor: float = 1.0) -> Array:
-        """``factor`` times |a_i − b_j|², (n, m); exactly 0 on the diagonal where B is None.
+        """``factor`` times |a_i − b_j|², (..., n, m) for A (..., n, r) and B (..., m, r).
+
+        Exactly 0 on the diagonal where B is None.
 
         By one matrix product, so the caller must centre A and B: the absolute error is of the order
         eps · max|a|². Nothing is negative, but for a negative factor an entry may exceed 0 by that.
         """
         xp = self.xp
         other = A if B is None else B
-        a = xp.sum(A * A, axis=1)
-        b = a if B is None else xp.sum(B * B, axis=1)
-        r2 = a[:, None] + b[None, :] - 2.0 * (A @ xp.matrix_transpose(other))
+        a = xp.sum(A * A, axis=-1)
+        b = a if B is None else xp.sum(B * B, axis=-1)
+        r2 = a[..., :, None] + b[..., None, :] - 2.0 * (A @ xp.matrix_transpose(other))
         # Written so that NaN stays NaN.
         r2 = xp.where(r2 < 0.0, 0.0, r2)
         if B is None:
-            r2 = xp.where(xp.eye(A.shape[0], dtype=xp.bool, device=self.device), 0.0, r2)
+            r2 = xp.where(xp.eye(A.shape[-2], dtype=xp.bool, device=self.device), 0.0, r2)
         return r2 if factor == 1.0 else factor * r2
 
     def thin_products(self, W: Array, A: Array, B: Array) -> tuple[Array, Array]:
-        """W B (n, r) and Wᵀ A (m, r) for W (n, m), A (n, r) and B (m, r) with few columns."""
+        """W B and Wᵀ A for W (..., n, m), A (..., n, r) and B (..., m, r) with few columns."""
         return W @ B, self.xp.matrix_transpose(W) @ A
 
     def exp(self, a: Array) -> Array:
@@ -276,10 +280,8 @@ class Backend:
         parts = [self.factor(flat[i, ...]) for i in range(flat.shape[0])]
         if not parts:
             return xp.zeros_like(P), xp.ones(P.shape[:-2], dtype=xp.bool, device=self.device)
-        return (
-            xp.reshape(xp.stack([L for L, _ in parts]), P.shape),
-            xp.reshape(xp.stack([ok for _, ok in parts]), P.shape[:-2]),
-        )
+        L, ok = (xp.stack(list(results)) for results in zip(*parts, strict=True))
+        return xp.reshape(L, P.shape), xp.reshape(ok, P.shape[:-2])
 
     def solve_factor(self, L: Array, B: Array, trans: bool = False) -> Array:
         """Solve L Z = B, or Lᵀ Z = B with ``trans``; L (..., n, n) lower, B (..., n, r)."""
@@ -349,22 +351,9 @@ class Backend:
         shape : tuple of int
             Rows and columns.
         """
-        # A table of sources for each row that has any, padded with zeros: sums in a fixed order.
-        order = np.argsort(rows, kind="stable")
-        counts = np.bincount(rows, minlength=shape[0])
-        used = np.flatnonzero(counts)
-        first = (np.cumsum(counts) - counts)[used, None]
-        slot = np.arange(counts.max(initial=0))[None, :]
-        at = order[np.minimum(first + slot, max(rows.size - 1, 0))] if rows.size else slot[:, :0]
-        inside = slot < counts[used, None]
-        back = np.full(shape[0], used.size)
-        back[used] = np.arange(used.size)
+        taken, weights, back = sources(rows, columns, weights, shape[0])
         put = functools.partial(self.xp.asarray, device=self.device)
-        return (
-            put(np.where(inside, columns[at], 0).ravel().astype(np.int64)),
-            self.asarray(np.where(inside, weights[at], 0.0)),
-            put(back),
-        )
+        return put(taken), self.asarray(weights), put(back)
 
     def sparse_times(self, S: Array, values: Array) -> Array:
         """A sparse matrix times vectors along the last axis, (..., columns) → (..., rows).
@@ -379,12 +368,23 @@ class Backend:
         zero = xp.zeros((*lead, 1), dtype=values.dtype, device=self.device)
         return xp.take(xp.concat([sums, zero], axis=-1), back, axis=-1)
 
-    # -- gather ----------------------------------------------------------------------------------
+    # -- gather and scatter ----------------------------------------------------------------------
 
     def rows(self, A: Array, index: Array) -> Array:
         """Rows of A by a host list of integers, (len(index), ...)."""
         where = self.xp.asarray(np.array(index, dtype=np.int64), device=self.device)
         return self.xp.take(A, where, axis=0)
+
+    def scatter_plan(self, index: np.ndarray, n: int) -> Array:
+        """What :meth:`scatter_add` needs of row numbers (P,) below n: structure, prepared once."""
+        return self.sparse_matrix(
+            index, np.arange(index.size), np.ones(index.size), (n, index.size)
+        )
+
+    def scatter_add(self, total: Array, plan: Array, values: Array) -> Array:
+        """``total`` (n, r), consumed, plus ``values`` (P, r) at their rows, in a fixed order."""
+        transpose = self.xp.matrix_transpose
+        return total + transpose(self.sparse_times(plan, transpose(values)))
 
     # -- custom kernels --------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from gplvm_xp.backend.cuda.pairs import CudaPair
 from gplvm_xp.params import Block
 
 if TYPE_CHECKING:
+    from gplvm_xp.kernels.curvature.base import Curvature
     from gplvm_xp.kernels.psi.base import Psi
 
 Gradients = tuple[Array, Array, Array | None]
@@ -35,7 +36,9 @@ class Kernel(ABC):
 
     Shapes throughout: X is (n, q), Z is (m, q) or None for "the same points as X", theta is (p,),
     K and its cotangent G are (n, m). ``T[i, j, a]`` is the derivative in the *first* argument,
-    ∂k(x, z_j)/∂x_a at x = x_i, also where Z is None and j = i.
+    ∂k(x, z_j)/∂x_a at x = x_i, also where Z is None and j = i. Where :meth:`takes_blocks` is true,
+    ``_gram``, its pullback and its directional derivative also take X (..., n, q) and Z (..., m, q)
+    with one theta, and give (..., n, m); gtheta is then summed over all of it.
     """
 
     # -- contract: a new kernel implements these -------------------------------------------------
@@ -76,6 +79,10 @@ class Kernel(ABC):
     @abstractmethod
     def diag_pullback(self, theta: Array, X: Array) -> tuple[Array, DiagPullback]:
         """k(x_i, x_i), (n,), and the map g (n,) → (gtheta (p,), gX (n, q)). O(n q)."""
+
+    def takes_blocks(self) -> bool:
+        """Whether the three methods above take leading axes; else blocks go one by one."""
+        return False
 
     def cuda(self, q: int) -> CudaPair | None:
         """The tree's CUDA type for q inputs, or None: then a GPU runs the array-API form."""
@@ -202,6 +209,20 @@ class Kernel(ABC):
 
         return psi_of(self)
 
+    def curvature(self) -> Curvature:
+        """Second derivatives of this kernel, for Hessian-vector products.
+
+        A kernel of your own overrides this; a radial one gives :meth:`Radial.profile_bend`.
+
+        Raises
+        ------
+        NotImplementedError
+            If the kernel, or a part of it, has none.
+        """
+        from gplvm_xp.kernels.curvature import curvature_of
+
+        return curvature_of(self)
+
     # -- the hot path: a symmetric matrix by its lower triangle, block by block --------------------
 
     def fill_lower(self, theta: Array, X: Array, out: Array) -> Array:
@@ -274,6 +295,41 @@ class Kernel(ABC):
                 points[j0:j1, :] += columns
         return finish(2.0 * total, 2.0 * points)
 
+    # -- many small matrices at once ---------------------------------------------------------------
+
+    def local_gram(self, theta: Array, X: Array) -> Array:
+        """K(X_b, X_b) of every block, (B, R, R) for X (B, R, q); no block sees another."""
+        b = self._enter_blocks(theta, X)
+        if self.takes_blocks():
+            return self._gram(theta, X, None)
+        return b.xp.stack([self._gram(theta, X[i, ...], None) for i in range(X.shape[0])])
+
+    def local_gram_pullback(
+        self, theta: Array, X: Array
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """The blocks of :meth:`local_gram` and their pullback.
+
+        Returns
+        -------
+        K : array (B, R, R)
+        pullback : callable
+            Takes any G (B, R, R) and returns the gradients of Σ_b ⟨G_b, K_b⟩: gtheta (p,), summed
+            over the blocks, and gX (B, R, q). O(B R² q) work.
+        """
+        b = self._enter_blocks(theta, X)
+        if self.takes_blocks():
+            K, pull = self._gram_pullback(theta, X, None)
+            return K, lambda G: pull(G)[:2]
+        done = [self._gram_pullback(theta, X[i, ...], None) for i in range(X.shape[0])]
+
+        def pullback(G: Array) -> tuple[Array, Array]:
+            parts = [pull(G[i, ...]) for i, (_, pull) in enumerate(done)]
+            return b.xp.sum(b.xp.stack([p[0] for p in parts]), axis=0), b.xp.stack(
+                [p[1] for p in parts]
+            )
+
+        return b.xp.stack([K for K, _ in done]), pullback
+
     # -- algebra ---------------------------------------------------------------------------------
 
     def __add__(self, other: Kernel) -> Kernel:
@@ -299,87 +355,26 @@ class Kernel(ABC):
             )
         if Z is not None and (Z.ndim != 2 or Z.shape[1] != X.shape[1]):
             raise ValueError(f"Z has shape {Z.shape}; expected (m, {X.shape[1]}) to go with X")
-        self.check(X.shape[1])
+        self._check_theta(theta, X.shape[1])
+        return b
+
+    def _enter_blocks(self, theta: Array, X: Array) -> Any:
+        b = backend.of(X, theta)
+        if X.ndim != 3 or not X.shape[0]:
+            raise ValueError(
+                f"X has shape {X.shape}; expected three axes, (blocks, points, latent dimensions), "
+                "and at least one block"
+            )
+        self._check_theta(theta, X.shape[2])
+        return b
+
+    def _check_theta(self, theta: Array, q: int) -> None:
+        self.check(q)
         if theta.shape != (self.size,):
             raise ValueError(
                 f"theta has shape {theta.shape}; {type(self).__name__} takes ({self.size},): "
                 + ", ".join(f"{block.name}[{block.size}]" for block in self.blocks())
             )
-        return b
 
 
-def flat_numbers(values: Any) -> tuple[float, ...]:
-    """Host numbers as a tuple of Python floats."""
-    return tuple(float(v) for v in np.asarray(values, dtype=np.float64).ravel())
-
-
-def per_dimension(value: float | Sequence[float] | np.ndarray) -> float | tuple[float, ...]:
-    """One number stays one number (isotropic); a sequence becomes a tuple (one per dimension)."""
-    array = np.asarray(value, dtype=np.float64)
-    return float(array) if array.ndim == 0 else flat_numbers(array)
-
-
-def leaf_blocks(kernel: Any, *fields: str, many: str = "", real: str = "") -> tuple[Block, ...]:
-    """The blocks of a leaf: ``kernel.field`` as ``name.field``, held where ``fixed`` has it.
-
-    All are positive but the field named ``real``, which may be any finite number.
-
-    Raises
-    ------
-    ValueError
-        If ``fixed`` has another name, or a field other than ``many`` is not one number.
-    """
-    name, fixed = type(kernel).__name__, kernel.fixed
-    if isinstance(fixed, str):
-        raise ValueError(f"fixed={fixed!r} was given; expected a tuple of names: ({fixed!r},)")
-    unknown = sorted(set(fixed) - set(fields))
-    if unknown:
-        raise ValueError(f"fixed names {unknown}; {name} has {list(fields)}")
-    blocks = tuple(
-        Block(
-            f"{name.lower()}.{f}",
-            getattr(kernel, f),
-            "identity" if f == real else "log",
-            fixed=f in fixed,
-        )
-        for f in fields
-    )
-    for field, block in zip(fields, blocks, strict=True):
-        if field != many and block.value.ndim:
-            raise ValueError(
-                f"{name} got {field}={getattr(kernel, field)!r}; expected one number for all "
-                "dimensions"
-            )
-    return blocks
-
-
-def require_kernel(node: Kernel, child: object) -> None:
-    """Raise ``TypeError`` unless the child of a node is a kernel."""
-    if not isinstance(child, Kernel):
-        raise TypeError(
-            f"{type(node).__name__} takes a kernel, got {child!r}; give an instance, such as RBF()"
-        )
-
-
-def check_dimensions(kernel: str, name: str, value: float | tuple[float, ...], q: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is one number or has q of them."""
-    if isinstance(value, tuple) and len(value) != q:
-        raise ValueError(
-            f"{kernel} has {len(value)} values of {name} and its inputs have {q} dimensions; give "
-            f"one number or {q} of them, or wrap it in ActiveDims to use fewer dimensions"
-        )
-
-
-__all__ = [
-    "BlockPull",
-    "DiagPullback",
-    "Finish",
-    "Gradients",
-    "Kernel",
-    "Pullback",
-    "check_dimensions",
-    "flat_numbers",
-    "leaf_blocks",
-    "per_dimension",
-    "require_kernel",
-]
+__all__ = ["BlockPull", "DiagPullback", "Finish", "Gradients", "Kernel", "Pullback"]

@@ -17,38 +17,11 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
-    leaf_blocks,
-    require_kernel,
-)
+from gplvm_xp.kernels._fields import leaf_blocks, merge_blocks, require_kernel
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.params import Block
 
 Scales = tuple[tuple[int, frozenset[int]], ...]
-
-
-def _merge_blocks(*groups: tuple[Block, ...]) -> tuple[Block, ...]:
-    """All blocks in order; a kernel that occurs again gets a number: rbf, rbf_2, …"""
-    taken: set[str] = set()
-    out: list[Block] = []
-    for blocks in groups:
-        names: dict[str, str] = {}
-        for prefix in dict.fromkeys(block.name.partition(".")[0] for block in blocks):
-            stem, _, number = prefix.rpartition("_")
-            stem, k = (stem, int(number)) if stem and number.isdigit() else (prefix, 1)
-            new = prefix
-            while new in taken:
-                k += 1
-                new = f"{stem}_{k}"
-            names[prefix] = new
-            taken.add(new)
-        for block in blocks:
-            prefix, _, field = block.name.partition(".")
-            out.append(replace(block, name=f"{names[prefix]}.{field}"))
-    return tuple(out)
 
 
 @dataclass(frozen=True)
@@ -68,11 +41,14 @@ class _Many(Kernel):
         return cls(tuple(parts))
 
     def blocks(self) -> tuple[Block, ...]:
-        return _merge_blocks(*(part.blocks() for part in self.parts))
+        return merge_blocks(*(part.blocks() for part in self.parts))
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         children = self._children(np.asarray(theta))
         return replace(self, parts=tuple(k.with_theta(t) for k, t in children))
+
+    def takes_blocks(self) -> bool:
+        return all(part.takes_blocks() for part in self.parts)
 
     def check(self, q: int) -> None:
         for part in self.parts:
@@ -225,11 +201,14 @@ class Scale(Kernel):
         self.blocks()
 
     def blocks(self) -> tuple[Block, ...]:
-        return _merge_blocks(leaf_blocks(self, "factor"), self.kernel.blocks())
+        return merge_blocks(leaf_blocks(self, "factor"), self.kernel.blocks())
 
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         values = np.asarray(theta, dtype=np.float64)
         return replace(self, factor=float(values[0]), kernel=self.kernel.with_theta(values[1:]))
+
+    def takes_blocks(self) -> bool:
+        return self.kernel.takes_blocks()
 
     def check(self, q: int) -> None:
         self.kernel.check(q)
@@ -316,6 +295,9 @@ class ActiveDims(Kernel):
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         return replace(self, kernel=self.kernel.with_theta(theta))
 
+    def takes_blocks(self) -> bool:
+        return self.kernel.takes_blocks()
+
     def check(self, q: int) -> None:
         if max(self.dims) >= q:
             raise ValueError(
@@ -340,7 +322,7 @@ class ActiveDims(Kernel):
     def _take(self, X: Array | None) -> Array | None:
         if X is None:
             return None
-        return backend.of(X).xp.stack([X[:, d] for d in self.dims], axis=1)
+        return backend.of(X).xp.stack([X[..., d] for d in self.dims], axis=-1)
 
     def _put(self, part: Array, q: int) -> Array:
         """Columns of the whole input from those of the part, along the last axis."""
@@ -357,7 +339,7 @@ class ActiveDims(Kernel):
 
         def pullback(G: Array) -> Gradients:
             gtheta, gX, gZ = pull(G)
-            q = X.shape[1]
+            q = X.shape[-1]
             return gtheta, self._put(gX, q), None if gZ is None else self._put(gZ, q)
 
         return K, pullback

@@ -18,14 +18,8 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
-    flat_numbers,
-    leaf_blocks,
-)
+from gplvm_xp.kernels._fields import flat, flat_numbers, leaf_blocks
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.kernels.radial import distances_jvp, pull_distances, scaled
 from gplvm_xp.params import Block
 
@@ -85,6 +79,9 @@ class Hexagonal(Kernel):
             self, variance=variance, period=period, orientation=orientation, lengthscale=ell
         )
 
+    def takes_blocks(self) -> bool:
+        return True
+
     def check(self, q: int) -> None:
         if q != 2:
             raise ValueError(
@@ -116,7 +113,7 @@ class Hexagonal(Kernel):
 
         def features(points: Array) -> Array:
             phase = points @ U
-            return xp.concat([xp.cos(phase), xp.sin(phase)], axis=1) / math.sqrt(3.0)
+            return xp.concat([xp.cos(phase), xp.sin(phase)], axis=-1) / math.sqrt(3.0)
 
         F = features(A)
         H = None if B is None else features(B)
@@ -148,7 +145,7 @@ class Hexagonal(Kernel):
 
             def points(gA: Array, A: Array, F: Array, gF: Array) -> tuple[Array, Array, Array]:
                 g = _fold(gF * _turn(F))
-                M = xp.matrix_transpose(g) @ A
+                M = xp.matrix_transpose(flat(g)) @ flat(A)
                 return scale * gA + g @ U, M, xp.sum(A * gA)
 
             gX, M, along = points(gA, p.A, p.F, right + left if p.H is None else right)
@@ -179,7 +176,7 @@ class Hexagonal(Kernel):
         def move(A: Array, F: Array, dpoints: Array) -> tuple[Array, Array]:
             dphase = dpoints @ xp.matrix_transpose(U) + theta[3] * (A @ xp.matrix_transpose(dU))
             dA = (dpoints - dtheta[3] * A) / theta[3]
-            return dA, _turn(F) * xp.concat([dphase, dphase], axis=1)
+            return dA, _turn(F) * xp.concat([dphase, dphase], axis=-1)
 
         dA, dF = move(p.A, p.F, dX)
         H, dB, dH = p.F, None, dF
@@ -234,12 +231,12 @@ class Hexagonal(Kernel):
 
 def _turn(F: Array) -> Array:
     """dφ/dphase: (cos, sin) → (−sin, cos)."""
-    return backend.of(F).xp.concat([-F[:, 3:], F[:, :3]], axis=1)
+    return backend.of(F).xp.concat([-F[..., 3:], F[..., :3]], axis=-1)
 
 
 def _fold(values: Array) -> Array:
     """The sum of the cosine's and the sine's column of each wave."""
-    return values[:, :3] + values[:, 3:]
+    return values[..., :3] + values[..., 3:]
 
 
 __all__ = ["Hexagonal"]

@@ -11,16 +11,14 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
+from gplvm_xp.kernels._fields import (
     check_dimensions,
     flat_numbers,
     leaf_blocks,
+    over_points,
     per_dimension,
 )
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.params import Block
 
 
@@ -52,6 +50,9 @@ class Linear(Kernel):
         values = flat_numbers(theta)
         return replace(self, variance=values if isinstance(self.variance, tuple) else values[0])
 
+    def takes_blocks(self) -> bool:
+        return True
+
     def check(self, q: int) -> None:
         check_dimensions("Linear", "variance", self.variance, q)
 
@@ -77,7 +78,7 @@ class Linear(Kernel):
         def pullback(G: Array) -> Gradients:
             GZ = G @ (X if Z is None else Z)
             GX = xp.matrix_transpose(G) @ X
-            gtheta = self._weights(xp.sum(X * GZ, axis=0))
+            gtheta = self._weights(over_points(X * GZ))
             if Z is None:
                 return gtheta, (GZ + GX) * theta, None
             return gtheta, GZ * theta, GX * theta

@@ -17,16 +17,14 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
+from gplvm_xp.kernels._fields import (
     check_dimensions,
     flat_numbers,
     leaf_blocks,
+    over_points,
     per_dimension,
 )
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.kernels.radial import distances_jvp, pull_distances
 from gplvm_xp.params import Block
 
@@ -66,6 +64,9 @@ class Periodic(Kernel):
         scale = tuple(ell) if isinstance(self.lengthscale, tuple) else ell[0]
         return replace(self, variance=variance, lengthscale=scale, period=period)
 
+    def takes_blocks(self) -> bool:
+        return True
+
     def check(self, q: int) -> None:
         check_dimensions("Periodic", "lengthscale", self.lengthscale, q)
 
@@ -81,12 +82,12 @@ class Periodic(Kernel):
             return None
         xp = backend.of(X).xp
         angle = (2.0 * math.pi / theta[-1]) * X
-        return xp.concat([xp.cos(angle) / theta[1:-1], xp.sin(angle) / theta[1:-1]], axis=1)
+        return xp.concat([xp.cos(angle) / theta[1:-1], xp.sin(angle) / theta[1:-1]], axis=-1)
 
     def _turned(self, F: Array) -> Array:
         """dφ/dangle: (cos, sin) → (−sin, cos)."""
-        q = F.shape[1] // 2
-        return backend.of(F).xp.concat([-F[:, q:], F[:, :q]], axis=1)
+        q = F.shape[-1] // 2
+        return backend.of(F).xp.concat([-F[..., q:], F[..., :q]], axis=-1)
 
     def _fold(self, values: Array) -> Array:
         """Sum the cosine and the sine columns of each dimension."""
@@ -109,12 +110,12 @@ class Periodic(Kernel):
             gA, gB, total = pull_distances(G * k, A, B)
             gA, gB = (-0.5 * theta[0]) * gA, None if gB is None else (-0.5 * theta[0]) * gB
             gX = rate * self._fold(gA * self._turned(A))
-            per_scale = -xp.sum(self._fold(A * gA), axis=0)
+            per_scale = -over_points(self._fold(A * gA))
             gperiod = -xp.sum(X * gX)
             gZ = None
             if B is not None and gB is not None:
                 gZ = rate * self._fold(gB * self._turned(B))
-                per_scale = per_scale - xp.sum(self._fold(B * gB), axis=0)
+                per_scale = per_scale - over_points(self._fold(B * gB))
                 gperiod = gperiod - xp.sum(Z * gZ)
             if theta.shape[0] == 3:
                 per_scale = xp.sum(per_scale, keepdims=True)
@@ -133,8 +134,8 @@ class Periodic(Kernel):
             F = self._features(theta, points)
             dangle = (2.0 * math.pi / theta[-1]) * (dpoints - points * (dtheta[-1] / theta[-1]))
             ratio = dtheta[1:-1] / theta[1:-1] + b.xp.zeros_like(points)
-            both = b.xp.concat([dangle, dangle], axis=1)
-            return F, self._turned(F) * both - F * b.xp.concat([ratio, ratio], axis=1)
+            both = b.xp.concat([dangle, dangle], axis=-1)
+            return F, self._turned(F) * both - F * b.xp.concat([ratio, ratio], axis=-1)
 
         A, dA = move(X, dX)
         B, dB = (None, None) if Z is None or dZ is None else move(Z, dZ)

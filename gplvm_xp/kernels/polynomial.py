@@ -11,14 +11,8 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
-    flat_numbers,
-    leaf_blocks,
-)
+from gplvm_xp.kernels._fields import flat_numbers, leaf_blocks
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.params import Block
 
 
@@ -55,6 +49,9 @@ class Polynomial(Kernel):
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         variance, bias = flat_numbers(theta)
         return replace(self, variance=variance, bias=bias)
+
+    def takes_blocks(self) -> bool:
+        return True
 
     def check(self, q: int) -> None:
         """Any number of dimensions will do."""

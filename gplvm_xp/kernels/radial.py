@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -23,19 +23,37 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.backend.base import Tile
 from gplvm_xp.backend.cuda.pairs import CudaPair, radial_profile
-from gplvm_xp.kernels.base import (
-    BlockPull,
-    DiagPullback,
-    Finish,
-    Gradients,
-    Kernel,
-    Pullback,
+from gplvm_xp.kernels._fields import (
     check_dimensions,
     flat_numbers,
     leaf_blocks,
+    over_points,
     per_dimension,
 )
+from gplvm_xp.kernels.base import BlockPull, DiagPullback, Finish, Gradients, Kernel, Pullback
 from gplvm_xp.params import Block
+
+
+class Bend(NamedTuple):
+    """A profile κ(u; e) and its derivatives up to the second, each in the shape of u.
+
+    Attributes
+    ----------
+    k, slope, bend : array
+        κ, κ′ and κ″, derivatives in u. Where κ″ grows without bound towards u = 0, it is to be 0 at
+        u = 0: it only ever multiplies a change of u, which vanishes there faster.
+    extra, extra_slope : tuple of arrays
+        ∂κ/∂e and ∂κ′/∂e for each extra parameter.
+    extra_bend : tuple of tuples of arrays
+        ∂²κ/∂e∂e′.
+    """
+
+    k: Array
+    slope: Array
+    bend: Array
+    extra: tuple[Array, ...] = ()
+    extra_slope: tuple[Array, ...] = ()
+    extra_bend: tuple[tuple[Array, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,13 @@ class Radial(Kernel):
         """∂κ/∂e for each extra parameter."""
         return ()
 
+    def profile_bend(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Bend:
+        """The profile and its derivatives up to the second, from the same input.
+
+        Only Hessian-vector products need it: a profile of your own may leave it out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no profile_bend()")
+
     # -- the contract ----------------------------------------------------------------------------
 
     def blocks(self) -> tuple[Block, ...]:
@@ -94,6 +119,9 @@ class Radial(Kernel):
             ell = values[split]
         extras: dict[str, Any] = dict(zip(self.extras, values[1:split], strict=True))
         return replace(self, variance=values[0], lengthscale=ell, **extras)
+
+    def takes_blocks(self) -> bool:
+        return True
 
     def check(self, q: int) -> None:
         check_dimensions(type(self).__name__, "lengthscale", self.lengthscale, q)
@@ -194,9 +222,9 @@ class Radial(Kernel):
         variance, _, ell = self._split(theta)
         gA, gB, total = pull_distances(W, A, B)
         gA, gB = (c * variance) * gA, None if gB is None else (c * variance) * gB
-        per_scale = -xp.sum(A * gA, axis=0)
+        per_scale = -over_points(A * gA)
         if gB is not None and B is not None:
-            per_scale = per_scale - xp.sum(B * gB, axis=0)
+            per_scale = per_scale - over_points(B * gB)
         if ell.shape[0] == 1:
             per_scale = xp.sum(per_scale, keepdims=True)
         head = [total if sums[0] is None else sums[0], *(variance * s for s in sums[1:])]
@@ -259,18 +287,18 @@ class Radial(Kernel):
 
 
 def scaled(X: Array, Z: Array | None, ell: Array) -> tuple[Array, Array | None]:
-    """X/ℓ and Z/ℓ about the mean of Z, or of X where there is no Z.
+    """X/ℓ and Z/ℓ about the mean of Z, or of X where there is no Z, for each leading index.
 
     Distances by a product of large inputs would cancel. Z is the fixed set where there is one: a
     stray row of X must not cost the other rows their digits.
     """
     xp = backend.of(X).xp
-    centre = xp.mean(X if Z is None else Z, axis=0, keepdims=True)
+    centre = xp.mean(X if Z is None else Z, axis=-2, keepdims=True)
     return (X - centre) / ell, None if Z is None else (Z - centre) / ell
 
 
 def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | None, Array]:
-    """Gradients in A and B of Σ_ij W_ij |a_i − b_j|², and Σ W.
+    """Gradients in A and B of Σ_ij W_ij |a_i − b_j|², over leading axes too, and Σ W over all.
 
     Where B is None, the first holds both occurrences of A.
     """
@@ -278,23 +306,35 @@ def pull_distances(W: Array, A: Array, B: Array | None) -> tuple[Array, Array | 
     xp = b.xp
     other = A if B is None else B
     # The column of ones makes the sums of W part of the products: two passes over it less.
-    with_ones = xp.concat([A, xp.ones_like(A[:, :1])], axis=1)
-    others = with_ones if B is None else xp.concat([B, xp.ones_like(B[:, :1])], axis=1)
+    with_ones = _with_ones(A)
+    others = with_ones if B is None else _with_ones(B)
     right, left = b.thin_products(W, with_ones, others)
-    gA = 2.0 * (A * right[:, -1:] - right[:, :-1])
-    gB = 2.0 * (other * left[:, -1:] - left[:, :-1])
-    total = xp.sum(right[:, -1])
+    gA = 2.0 * (A * right[..., -1:] - right[..., :-1])
+    gB = 2.0 * (other * left[..., -1:] - left[..., :-1])
+    total = xp.sum(right[..., -1])
     return (gA + gB, None, total) if B is None else (gA, gB, total)
 
 
+def _with_ones(A: Array) -> Array:
+    """A column of ones beside A (..., n, r)."""
+    xp = backend.of(A).xp
+    ones = xp.ones_like(A[..., :1])
+    if A.ndim == 2:
+        return xp.concat([A, ones], axis=1)
+    # Points are side by side in memory, where blocks are small and have few columns.
+    return xp.matrix_transpose(
+        xp.concat([xp.matrix_transpose(A), xp.matrix_transpose(ones)], axis=-2)
+    )
+
+
 def distances_jvp(A: Array, B: Array | None, dA: Array, dB: Array | None) -> Array:
-    """d|a_i − b_j|² along (dA, dB), (n, m)."""
+    """d|a_i − b_j|² along (dA, dB), (..., n, m)."""
     xp = backend.of(A).xp
     other, dother = (A, dA) if B is None or dB is None else (B, dB)
-    rows = xp.sum(A * dA, axis=1)
-    columns = xp.sum(other * dother, axis=1)
+    rows = xp.sum(A * dA, axis=-1)
+    columns = xp.sum(other * dother, axis=-1)
     cross = A @ xp.matrix_transpose(dother) + dA @ xp.matrix_transpose(other)
-    return 2.0 * (rows[:, None] + columns[None, :] - cross)
+    return 2.0 * (rows[..., :, None] + columns[..., None, :] - cross)
 
 
-__all__ = ["Radial", "distances_jvp", "pull_distances"]
+__all__ = ["Bend", "Radial", "distances_jvp", "pull_distances"]

@@ -12,14 +12,8 @@ import numpy as np
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.cuda.pairs import CudaPair
-from gplvm_xp.kernels.base import (
-    DiagPullback,
-    Gradients,
-    Kernel,
-    Pullback,
-    flat_numbers,
-    leaf_blocks,
-)
+from gplvm_xp.kernels._fields import flat_numbers, leaf_blocks
+from gplvm_xp.kernels.base import DiagPullback, Gradients, Kernel, Pullback
 from gplvm_xp.params import Block
 
 
@@ -39,6 +33,9 @@ class _Static(Kernel):
     def with_theta(self, theta: Sequence[float] | np.ndarray) -> Self:
         return replace(self, variance=flat_numbers(theta)[0])
 
+    def takes_blocks(self) -> bool:
+        return True
+
     def check(self, q: int) -> None:
         """Any number of dimensions will do."""
 
@@ -50,7 +47,7 @@ class _Static(Kernel):
 
     @abstractmethod
     def _pattern(self, X: Array, Z: Array | None) -> Array:
-        """M, (n, m)."""
+        """M, (..., n, m)."""
 
     def _gram(self, theta: Array, X: Array, Z: Array | None) -> Array:
         return theta[0] * self._pattern(X, Z)
@@ -98,7 +95,7 @@ class Constant(_Static):
     """
 
     def _pattern(self, X: Array, Z: Array | None) -> Array:
-        return backend.of(X).full((X.shape[0], (X if Z is None else Z).shape[0]), 1.0)
+        return backend.of(X).full((*X.shape[:-1], (X if Z is None else Z).shape[-2]), 1.0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,10 @@ class White(_Static):
 
     def _pattern(self, X: Array, Z: Array | None) -> Array:
         b = backend.of(X)
-        return b.eye(X.shape[0]) if Z is None else b.zeros((X.shape[0], Z.shape[0]))
+        if Z is not None:
+            return b.zeros((*X.shape[:-1], Z.shape[-2]))
+        eye = b.eye(X.shape[-2])
+        return eye if X.ndim == 2 else b.xp.broadcast_to(eye, (*X.shape[:-2], *eye.shape))
 
 
 __all__ = ["Constant", "White"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
-from gplvm_xp.kernels.radial import Radial
+from gplvm_xp.kernels.radial import Bend, Radial
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class RBF(Radial):
     ) -> tuple[Array, Array, float]:
         k = self.profile(b, u, e)
         return k, k, -0.5
+
+    def profile_bend(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Bend:
+        k = self.profile(b, u, e)
+        return Bend(k, -0.5 * k, 0.25 * k)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ class Matern32(Radial):
         r = b.xp.sqrt(u)
         w = b.exp(-r)
         return (1.0 + r) * w, w, -1.5
+
+    def profile_bend(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Bend:
+        r = b.xp.sqrt(u)
+        w = b.exp(-r)
+        apart = r > 0.0
+        return Bend(
+            (1.0 + r) * w, -1.5 * w, b.xp.where(apart, 2.25 * w / b.xp.where(apart, r, 1.0), 0.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,11 @@ class Matern52(Radial):
         r = b.xp.sqrt(u)
         w = b.exp(-r)
         return (1.0 + r + r * r / 3.0) * w, (1.0 + r) * w, -5.0 / 6.0
+
+    def profile_bend(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Bend:
+        r = b.xp.sqrt(u)
+        w = b.exp(-r)
+        return Bend((1.0 + r + r * r / 3.0) * w, (-5.0 / 6.0) * (1.0 + r) * w, (25.0 / 12.0) * w)
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,23 @@ class RationalQuadratic(Radial):
         s = u / (2.0 * e[0])
         log = b.xp.log1p(s)
         return (b.exp(-e[0] * log) * (s / (1.0 + s) - log),)
+
+    def profile_bend(self, b: Backend, u: Array, e: tuple[Array, ...]) -> Bend:
+        s = u / (2.0 * e[0])
+        log = b.xp.log1p(s)
+        k = b.exp(-e[0] * log)
+        ratio = s / (1.0 + s)
+        slope = -0.5 * k / (1.0 + s)
+        # ∂ ln κ/∂α, and through s = u/2α its own derivative s²/(α (1 + s)²).
+        rate = ratio - log
+        return Bend(
+            k,
+            slope,
+            (-0.5 * (e[0] + 1.0) / e[0]) * slope / (1.0 + s),
+            (k * rate,),
+            (slope * (rate + ratio / e[0]),),
+            ((k * (rate * rate + ratio * ratio / e[0]),),),
+        )
 
 
 __all__ = ["RBF", "Matern32", "Matern52", "RationalQuadratic"]
