@@ -26,6 +26,19 @@ class Prior(ABC):
         density, slope = self.log_densities(value)
         return backend.of(value).xp.sum(density), slope
 
+    def curvatures(self, value: Array) -> Array:
+        """Second derivative of every entry's log density; only second-order methods need it.
+
+        Raises
+        ------
+        NotImplementedError
+            If the prior does not give it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no curvatures(): give it the second derivative of every "
+            "entry's log density, or fit with an optimizer that needs none, such as 'lbfgs'"
+        )
+
 
 def _require_positive(prior: Prior, **values: float) -> None:
     bad = {k: v for k, v in values.items() if not (math.isfinite(v) and v > 0)}
@@ -48,6 +61,9 @@ class Gaussian(Prior):
         constant = 0.5 * math.log(2.0 * math.pi) + math.log(self.sd)
         return -0.5 * z * z - constant, -z / self.sd
 
+    def curvatures(self, value: Array) -> Array:
+        return backend.of(value).xp.zeros_like(value) - 1.0 / (self.sd * self.sd)
+
 
 @dataclass(frozen=True)
 class LogNormal(Prior):
@@ -65,6 +81,10 @@ class LogNormal(Prior):
         constant = 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma)
         return -log - 0.5 * z * z - constant, -(1.0 + z / self.sigma) / value
 
+    def curvatures(self, value: Array) -> Array:
+        z = (backend.of(value).xp.log(value) - self.mu) / self.sigma
+        return (1.0 + z / self.sigma - 1.0 / (self.sigma * self.sigma)) / (value * value)
+
 
 @dataclass(frozen=True)
 class Gamma(Prior):
@@ -81,6 +101,9 @@ class Gamma(Prior):
         constant = self.shape * math.log(self.rate) - math.lgamma(self.shape)
         density = (self.shape - 1.0) * log - self.rate * value + constant
         return density, (self.shape - 1.0) / value - self.rate
+
+    def curvatures(self, value: Array) -> Array:
+        return (1.0 - self.shape) / (value * value)
 
 
 __all__ = ["Gamma", "Gaussian", "LogNormal", "Prior"]

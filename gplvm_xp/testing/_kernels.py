@@ -13,6 +13,7 @@ from gplvm_xp._typing import Array, Device, Namespace
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.kernels.psi import QuadraturePsi
+from gplvm_xp.testing._curvature import check_curvature
 from gplvm_xp.testing._gradients import richardson
 
 
@@ -35,6 +36,7 @@ def check_kernel(
     cotangents, Z given or not, against the Jacobian tensors; the directional derivative against
     the pullback (adjointness); blocks against the whole; coincident points; psi statistics against
     an integral of the kernel on a dense grid, and their gradients against Richardson differences;
+    second derivatives, where the kernel has them, against Richardson differences of the pullback;
     the library, device and dtype of every result; that inputs are left alone; round trip of the
     parameters.
 
@@ -61,7 +63,7 @@ def check_kernel(
         def make(a: np.ndarray) -> Array:
             return xp.asarray(a, dtype=kind, device=device)
 
-    run = _KernelRun(kernel, make, dtype, rng)
+    run = KernelRun(kernel, make, dtype, rng)
     X = rng.standard_normal((n, q))
     X[-1] = X[0]
     Z = rng.standard_normal((m, q))
@@ -76,9 +78,14 @@ def check_kernel(
     run.diagonal(theta, X)
     run.symmetric(theta, X)
     run.psi(theta, X[:3, :], Z[:2, :])
+    try:
+        curvature = kernel.curvature()
+    except NotImplementedError:
+        return
+    check_curvature(run, curvature, theta, X[:-1, :], Z[1:, :])
 
 
-class _KernelRun:
+class KernelRun:
     """One kernel on one library; host arrays in, comparisons on the host."""
 
     def __init__(
