@@ -82,8 +82,14 @@ class RowPrior(ABC):
         ``values`` has all of its blocks, those that are held included.
         """
 
+    @abstractmethod
     def require_memory(self, b: Backend) -> None:
-        """Refuse what does not fit before the search allocates it; nothing by default."""
+        """Refuse what does not fit before the search allocates it.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+        """
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,29 @@ class RowFacts:
         A time stamp for each row, increasing within each sequence.
     labels : ndarray (n,) or None
         A label for each row: integers from 0, −1 where there is none.
+    outputs : int
+        D.
     """
 
     count: int
     sequences: np.ndarray | None = None
     times: np.ndarray | None = None
     labels: np.ndarray | None = None
+    outputs: int = 1
+
+    @property
+    def edges(self) -> np.ndarray:
+        """The first row of each sequence, and n at the end, (s + 1,)."""
+        lengths = np.array([self.count]) if self.sequences is None else self.sequences
+        return np.concatenate([[0], np.cumsum(lengths)])
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """Time stamps (n,); where none are known, the number of each row in its sequence."""
+        if self.times is not None:
+            return self.times
+        lengths = np.diff(self.edges)
+        return np.concatenate([np.arange(length, dtype=np.float64) for length in lengths])
 
 
 class StructuredPrior(ABC):
@@ -132,8 +155,25 @@ class StructuredPrior(ABC):
 
     @property
     @abstractmethod
+    def uses(self) -> frozenset[str]:
+        """What it makes use of beside the entries: some of "sequences", "times" and "labels"."""
+
+    @property
+    @abstractmethod
     def fills_rows(self) -> bool:
         """Whether a row with nothing observed is placed by the others: it may then be empty."""
+
+    @abstractmethod
+    def fill(self, b: Backend, rows: RowFacts, X: np.ndarray, empty: np.ndarray) -> np.ndarray:
+        """Starting latents (n, q) of all rows; only called where :attr:`fills_rows` is true.
+
+        Parameters
+        ----------
+        X : ndarray (n, q)
+            Starting latents, anything where a row is ``empty``.
+        empty : bool ndarray (n,)
+            Rows with nothing observed; in every sequence some are not.
+        """
 
 
 def complete(b: Backend, blocks: Sequence[Block], values: Named) -> dict[str, Array]:
@@ -152,7 +192,14 @@ def hold(values: Named, names: Sequence[str]) -> dict[str, np.ndarray]:
     }
 
 
+def spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
+    """Rows of ``part`` put back at the different host indices ``rows`` of n, zeros elsewhere."""
+    where = np.full(n, rows.size)
+    where[rows] = np.arange(rows.size)
+    return b.rows(b.xp.concat([part, b.zeros((1, part.shape[1]))]), where)
+
+
 __all__ = [
     "Latents", "Named", "Points", "Pull", "RowFacts", "RowPrior", "StructuredPrior", "complete",
-    "hold",
+    "hold", "spread",
 ]  # fmt: skip

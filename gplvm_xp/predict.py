@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,12 +222,16 @@ class NewRows:
         Centred; anything where ``seen`` is 0.
     seen : array (N, D)
         1 where observed, 0 where missing.
+    others : tuple of NewRows
+        The same rows in other tables, whose training rows have the same latents: their f is added.
+        They have no prior and no others.
     """
 
     posterior: Posterior
     prior: Prior | None
     Y: Array
     seen: Array
+    others: tuple[NewRows, ...] = ()
 
     # A trial may lie anywhere, and one that fails is a value: NumPy need not warn of it.
     @np.errstate(all="ignore")
@@ -257,16 +262,23 @@ class NewRows:
         if self.prior is not None:
             density, slope = self.prior.log_densities(X)
             f, g = f - xp.sum(density, axis=1), g - slope
+        for other in self.others:
+            value, slope = other.value_and_grad(X, index)
+            f, g = f + value, g + slope
         return f, g
 
     def starts(self, candidates: int = 10, keep: int = STARTS) -> list[Array]:
         """Latents of the training rows that explain each new row best: ``keep`` arrays (N, q).
 
-        Of the training rows nearest in the outputs that both rows have, those of least f.
+        Of the training rows nearest in the outputs that both rows have, those of least f. With
+        several tables, distances are in units of the noise of each.
         """
-        p, b, xp = self.posterior, self.posterior.backend, self.posterior.backend.xp
-        T, M, X = _training_table(p)
-        y, o = self.seen * self.Y, self.seen
+        b, xp = self.posterior.backend, self.posterior.backend.xp
+        tables = (self, *self.others)
+        units = [math.sqrt(t.posterior.noise) or 1.0 for t in tables] if self.others else [1.0]
+        T, M, X = _training_table([t.posterior for t in tables], units)
+        y = xp.concat([t.seen * t.Y / u for t, u in zip(tables, units, strict=True)], axis=1)
+        o = xp.concat([t.seen for t in tables], axis=1)
         squares = (y * y) @ xp.matrix_transpose(M) + o @ xp.matrix_transpose(T * T)
         squares = squares - 2.0 * y @ xp.matrix_transpose(T)
         shared = o @ xp.matrix_transpose(M)
@@ -340,16 +352,23 @@ class NewRows:
         return laplace(self.hessian(X), least)
 
 
-def _training_table(p: Posterior) -> tuple[Array, Array, Array]:
-    """Training outputs with 0 where missing (n, D), the mask (n, D), and the latents (n, q)."""
-    b = p.backend
-    n = max(int(f.rows.max()) for f in p.factors) + 1
-    table, mask = np.zeros((n, p.outputs)), np.zeros((n, p.outputs))
-    X = np.zeros((n, p.factors[0].X.shape[1]))
-    for f in p.factors:
-        where = np.ix_(f.rows, f.columns)
-        table[where], mask[where] = b.to_host(f.Y), 1.0
-        X[f.rows] = b.to_host(f.X)
+def _training_table(
+    posteriors: Sequence[Posterior], units: Sequence[float]
+) -> tuple[Array, Array, Array]:
+    """Training outputs of all tables in their units, with 0 where missing (n, ΣD), the mask
+    (n, ΣD), and the latents (n, q)."""
+    b = posteriors[0].backend
+    factors = [f for p in posteriors for f in p.factors]
+    n, D = max(int(f.rows.max()) for f in factors) + 1, sum(p.outputs for p in posteriors)
+    table, mask = np.zeros((n, D)), np.zeros((n, D))
+    X = np.zeros((n, factors[0].X.shape[1]))
+    first = 0
+    for p, unit in zip(posteriors, units, strict=True):
+        for f in p.factors:
+            where = np.ix_(f.rows, first + f.columns)
+            table[where], mask[where] = b.to_host(f.Y) / unit, 1.0
+            X[f.rows] = b.to_host(f.X)
+        first += p.outputs
     return b.asarray(table), b.asarray(mask), b.asarray(X)
 
 

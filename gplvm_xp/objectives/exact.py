@@ -128,13 +128,13 @@ class ExactObjective:
 
     def __post_init__(self) -> None:
         self.kernel.check(self.positions.shape[1])
-        blocks = (*self.kernel.blocks(), Block("noise", self.noise))
+        blocks = (*self.kernel.blocks(), Block("noise", self.noise), *self._row_blocks())
         names = [block.name for block in blocks]
         for label, given in (("priors", self.priors), ("held", self.held)):
             unknown = sorted(set(given) - {*names, "X"})
             if unknown:
                 raise ValueError(f"{label} names {unknown}; the parameters are {names}")
-        blocks = (*blocks, *self._row_blocks(), *self.positions.blocks())
+        blocks = (*blocks, *self.positions.blocks())
         free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
         object.__setattr__(self, "layout", Layout(free))
         b = self.backend
@@ -195,19 +195,10 @@ class ExactObjective:
         natural, to_gradient = self.layout.unpack(x)
         theta, noise = self._named(natural)
         X, pull = self._place(natural)
-        total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), None
-        ok = xp.asarray(True, device=b.device)
-        for group in self.groups:
-            rows = X if group.rows is None else b.rows(X, group.rows)
-            value, fine, gt, gn, gr = self._group(group, theta, noise, rows)
-            total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
-            gr = gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0])
-            gX = gr if gX is None else gX + gr
+        total, ok, gtheta, gnoise, gX = log_likelihood(
+            b, self.buffer, self.kernel, self.groups, theta, noise + self.jitter, X
+        )
         gradients = {"noise": gnoise, **self._kernel_gradients(gtheta)}
-        for name, prior in self.priors.items():
-            if name in natural:
-                density, slope = prior.log_density(natural[name])
-                total, gradients[name] = total + density, gradients[name] + slope
         if isinstance(self.latent_prior, RowPrior):
             own = complete(b, self._row_blocks(), natural)
             density, slope, gown = self.latent_prior.log_density(own, X)
@@ -216,30 +207,16 @@ class ExactObjective:
             density, slope = self.latent_prior.log_density(X)
             total, gX = total + density, gX + slope
         gradients |= pull(gX)
+        for name, prior in self.priors.items():
+            if name in natural:
+                density, slope = prior.log_density(natural[name])
+                total, gradients[name] = total + density, gradients[name] + slope
         f = xp.where(
             ok & xp.isfinite(total), -total, xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
         )
         g = to_gradient(gradients)
         g *= -1.0
         return f, g
-
-    def _group(
-        self, group: Group, theta: Array, noise: Array, X: Array
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        b = self.backend
-        xp = b.xp
-        n, D, Y = X.shape[0], group.outputs, group.Y
-        K = self.kernel.fill_lower(theta, X, xp.reshape(self.buffer[: n * n], (n, n)))
-        L, ok = b.cholesky(b.add_diagonal(K, noise + self.jitter))
-        alpha = b.cho_solve(L, Y)
-        value = -D * xp.sum(xp.log(b.diagonal(L))) - 0.5 * xp.sum(Y * alpha)
-        value = value - 0.5 * n * D * math.log(2.0 * math.pi)
-        inverse = b.inverse_from_cholesky(L)
-        gnoise = 0.5 * (xp.sum(alpha * alpha) - D * xp.sum(b.diagonal(inverse)))
-        G = b.rank_update(inverse, alpha, 0.5, -0.5 * D)
-        del alpha, inverse, L, K
-        gtheta, gX = self.kernel.symmetric_pullback(theta, X, G)
-        return value, ok, gtheta, gnoise, gX
 
     def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array]:
         b = self.backend
@@ -268,6 +245,71 @@ class ExactObjective:
         }
 
 
+def log_likelihood(
+    b: Backend,
+    buffer: Array,
+    kernel: Kernel,
+    groups: tuple[Group, ...],
+    theta: Array,
+    noise: Array,
+    X: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """ln p(Y | X) of one table and its gradients, group after group in one buffer.
+
+    Parameters
+    ----------
+    buffer : array
+        Flat, at least the square of the most rows of a group; overwritten.
+    noise : 0-d array
+        What is on the diagonal beside the kernel, jitter included.
+    X : array (n, q)
+
+    Returns
+    -------
+    value : 0-d array
+        Nats, all constants; arbitrary where a group has no Cholesky factor.
+    ok : 0-d bool array
+        Whether all groups have one.
+    gtheta : array (p,)
+    gnoise : 0-d array
+    gX : array (n, q)
+    """
+    xp = b.xp
+    total, gtheta, gnoise, gX = b.scalar(0.0), xp.zeros_like(theta), b.scalar(0.0), None
+    ok = xp.asarray(True, device=b.device)
+    for group in groups:
+        rows = X if group.rows is None else b.rows(X, group.rows)
+        value, fine, gt, gn, gr = _group(b, buffer, kernel, group, theta, noise, rows)
+        total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
+        gr = gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0])
+        gX = gr if gX is None else gX + gr
+    return total, ok, gtheta, gnoise, gX
+
+
+def _group(
+    b: Backend,
+    buffer: Array,
+    kernel: Kernel,
+    group: Group,
+    theta: Array,
+    noise: Array,
+    X: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    xp = b.xp
+    n, D, Y = X.shape[0], group.outputs, group.Y
+    K = kernel.fill_lower(theta, X, xp.reshape(buffer[: n * n], (n, n)))
+    L, ok = b.cholesky(b.add_diagonal(K, noise))
+    alpha = b.cho_solve(L, Y)
+    value = -D * xp.sum(xp.log(b.diagonal(L))) - 0.5 * xp.sum(Y * alpha)
+    value = value - 0.5 * n * D * math.log(2.0 * math.pi)
+    inverse = b.inverse_from_cholesky(L)
+    gnoise = 0.5 * (xp.sum(alpha * alpha) - D * xp.sum(b.diagonal(inverse)))
+    G = b.rank_update(inverse, alpha, 0.5, -0.5 * D)
+    del alpha, inverse, L, K
+    gtheta, gX = kernel.symmetric_pullback(theta, X, G)
+    return value, ok, gtheta, gnoise, gX
+
+
 def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
     """Rows of ``part`` put back at ``rows`` of n, zeros elsewhere; a gather."""
     where = np.full(n, rows.size)
@@ -275,4 +317,4 @@ def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
     return b.rows(b.xp.concat([part, b.zeros((1, part.shape[1]))]), where)
 
 
-__all__ = ["ExactObjective", "Group", "groups_of", "reduced"]
+__all__ = ["ExactObjective", "Group", "groups_of", "log_likelihood", "reduced"]
