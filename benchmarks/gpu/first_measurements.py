@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.linear_algebra import LOWER, UPPER, factors, inverses
+from benchmarks.gpu.local import every_local_kernel, hessian_of_latents, local_likelihoods
 from benchmarks.gpu.machine import Machine, Row, guarded, row
 from benchmarks.gpu.psi import every_psi_kernel, psi_statistics
 from benchmarks.gpu.variational import (
@@ -245,6 +246,7 @@ def every_kernel(m: Machine) -> None:
     m.b.to_host(m.b.complete(K))
     every_sparse_product(m)
     every_psi_kernel(m)
+    every_local_kernel(m)
 
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -260,6 +262,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "gather-scatter": gather_scatter,
     "hessian-products": hessian_products,
     "psi-statistics": psi_statistics,
+    "local-likelihoods": local_likelihoods,
+    "hessian-of-latents": hessian_of_latents,
     "emulated-double": emulated_double,
     "races": races,
 }

@@ -7,13 +7,14 @@ instead, so that a run on a GPU cannot pass by skipping everything.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gplvm_xp import backend, kernels
+from gplvm_xp import LocalGPLVM, backend, datasets, kernels
 from gplvm_xp.kernels import (
     RBF,
     ActiveDims,
@@ -28,9 +29,14 @@ from gplvm_xp.kernels import (
     White,
 )
 from gplvm_xp.kernels.psi import RBFPsi
+from gplvm_xp.neighbours import nearest
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.objectives.bayesian import BayesianObjective, Observed
+from gplvm_xp.objectives.exact_point import ExactPoint
+from gplvm_xp.objectives.local import conditional, joint
+from gplvm_xp.objectives.local_sums import Blocks, summed
 from gplvm_xp.operators import Circulant, Hartley, Toeplitz, lags
+from gplvm_xp.priors import Gaussian
 
 pytestmark = pytest.mark.gpu
 
@@ -513,3 +519,68 @@ def test_device_data_stays_on_the_device(gpu: Any) -> None:
 
     Y = cupy.asarray(load_digits().data[:150])
     assert type(GPLVM(n_components=2, random_state=0).fit(Y).embedding_) is cupy.ndarray
+
+
+# -- local likelihoods, second order ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", [conditional, joint])
+@pytest.mark.parametrize("tree", TREES)
+def test_local_likelihoods_agree_with_numpy(gpu: Any, tree: str, term: Any) -> None:
+    rng, kernel = np.random.default_rng(5), TREES[tree]
+    X, Y = rng.normal(size=(400, 3)), rng.normal(size=(400, 7))
+    for R, short in ((2, False), (33, True), (40, False), (64, False), (80, False)):
+        index = np.stack([rng.choice(400, R, replace=False) for _ in range(300)])
+        if short:
+            index[::5, :9] = -1
+        results = []
+        for b in (gpu, backend.get("numpy")):
+            blocks = Blocks.of(b, index, *Y.shape)
+            given = (b.asarray(kernel.theta()), b.scalar(0.3), b.asarray(X), b.asarray(Y))
+            results.append([b.to_host(a) for a in summed(kernel, *given, blocks, term)])
+        for seen, wanted in zip(*results, strict=True):
+            assert relative(seen, wanted) < 1e-10
+
+
+def test_local_likelihoods_have_the_same_bits(gpu: Any) -> None:
+    rng, kernel = np.random.default_rng(5), RBF(1.0, 0.5)
+    X, Y = gpu.asarray(rng.normal(size=(5000, 2))), gpu.asarray(rng.normal(size=(5000, 20)))
+    index = nearest(rng.normal(size=(5000, 2)), 33)[:, ::-1]
+    blocks = Blocks.of(gpu, index, 5000, 20)
+    given = (gpu.asarray(kernel.theta()), gpu.scalar(0.3), X, Y)
+    first = [gpu.to_host(a) for a in summed(kernel, *given, blocks, conditional)]
+    for _ in range(20):
+        again = [gpu.to_host(a) for a in summed(kernel, *given, blocks, conditional)]
+        assert all(np.array_equal(a, c) for a, c in zip(first, again, strict=True))
+
+
+def test_neighbours_agree_with_the_host(gpu: Any) -> None:
+    X = np.random.default_rng(0).normal(size=(3000, 3))
+    assert np.array_equal(nearest(gpu.asarray(X), 12), nearest(X, 12))
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_hessian_products_of_latents_agree_with_numpy(gpu: Any, tree: str) -> None:
+    rng = np.random.default_rng(3)
+    X, Y = rng.normal(size=(300, 3)), rng.normal(size=(300, 5))
+    results = []
+    for b in (gpu, backend.get("numpy")):
+        fun = ExactObjective(TREES[tree], groups_of(b, Y - Y.mean(0)), X, 0.5, Gaussian())
+        point = ExactPoint(fun, fun.start())
+        u = b.asarray(np.cos(np.arange(fun.start().shape[0])))
+        results.append([b.to_host(a) for a in (point.value, point.gradient(), point.hvp(u))])
+    for seen, wanted in zip(*results, strict=True):
+        assert relative(seen, wanted) < 1e-9
+
+
+@pytest.mark.parametrize("inference", ["vecchia", "neighbourhood"])
+def test_a_local_fit(gpu: Any, inference: str) -> None:
+    Y = datasets.make_latent(2000, D=8, q=2, seed=0, noise=0.1).Y
+    model = LocalGPLVM(
+        2, inference=inference, n_neighbors=16, max_iter=20, backend="cupy", random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(Y)
+    assert np.all(np.isfinite(np.asarray(gpu.to_host(gpu.asarray(model.embedding_)))))
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
