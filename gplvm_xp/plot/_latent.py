@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gplvm_xp.geometry import Geodesic, log_volume
 from gplvm_xp.plot._parts import COLOURS, axes, bar, host, most_relevant, tidy
 
 if TYPE_CHECKING:
@@ -29,16 +30,20 @@ def latent(
     ax: Axes | None = None,
     resolution: int = 100,
     uncertainty: bool = True,
+    background: Literal["uncertainty", "magnification"] = "uncertainty",
+    curves: Sequence[Geodesic | ArrayLike] = (),
     spread: bool = True,
     outputs: int = 3,
     title: str | None = None,
 ) -> Axes:
-    """Training latents by label over the predictive uncertainty.
+    """Training latents by label over the predictive uncertainty, or over the magnification factor.
 
     The grey image is the standard deviation of the noiseless function, averaged over the outputs
-    (root mean square): white where the data pin the mapping down. Other latent dimensions stay at
-    their mean over the training rows. With one latent dimension the outputs are drawn against it:
-    mean curves with bands of two standard deviations.
+    (root mean square): white where the data pin the mapping down. Or it is the magnification of
+    areas of the map by the expected metric, on a logarithmic scale: white where it is least, so
+    that a dark line is a border that few curves should cross. Other latent dimensions stay at their
+    mean over the training rows. With one latent dimension the outputs are drawn against it: mean
+    curves with bands of two standard deviations.
 
     Where the latents have a posterior of their own (``embedding_variance_``), a pale ellipse around
     each point has one standard deviation as its half axes; points that are known to less than their
@@ -57,6 +62,11 @@ def latent(
         Grid points along the longer side.
     uncertainty : bool
         Whether to draw the grey image (one prediction for each grid point, in batches).
+    background : {"uncertainty", "magnification"}
+        What the image shows.
+    curves : sequence of Geodesic or array (T, q)
+        Curves through the latents, drawn over the points: solid what ``model.geodesic`` gives,
+        dotted any other, such as ``numpy.linspace(start, end)``.
     spread : bool
         Whether to draw the ellipses.
     outputs : int
@@ -72,7 +82,8 @@ def latent(
     ImportError
         If Matplotlib is not installed.
     ValueError
-        If the labels do not match the rows, or ``dims`` or ``resolution`` are out of range.
+        If the labels do not match the rows, ``dims`` or ``resolution`` are out of range, or the
+        background or a curve is not one.
     """
     Z = host(model.embedding_)
     n, q = Z.shape
@@ -83,6 +94,11 @@ def latent(
         )
     if resolution < 2:
         raise ValueError(f"resolution={resolution} was given; expected 2 or more grid points")
+    if background not in _IMAGES:
+        raise ValueError(
+            f"background={background!r} was given; expected one of {', '.join(map(repr, _IMAGES))}"
+        )
+    paths = [_path(curve, q) for curve in curves]
     if q == 1:
         return _line(model, Z, classes, axes(ax), resolution, outputs, title)
     if dims is None:
@@ -97,10 +113,12 @@ def latent(
     low, high = _frame(points)
     # Equal scales fill the figure where it has the shape of the data.
     width, height = 5.0 * (high - low) / (high - low).max()
-    ax = axes(ax, (width + 1.9, height + 1.3))
+    ax = axes(ax, (width + 2.3, height + 1.3))
     if uncertainty:
-        _uncertainty(model, Z, dims, low, high, resolution, ax)
+        _image(model, background, Z, dims, low, high, resolution, ax)
     _scatter(ax, points[:, 0], points[:, 1], classes, sd)
+    for path, curve in zip(paths, curves, strict=True):
+        _curve(ax, path[:, list(dims)], "-" if isinstance(curve, Geodesic) else ":")
     ax.set(
         xlim=(low[0], high[0]),
         ylim=(low[1], high[1]),
@@ -130,8 +148,9 @@ def _frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return middle - half, middle + half
 
 
-def _uncertainty(
+def _image(
     model: Any,
+    background: str,
     Z: np.ndarray,
     dims: tuple[int, int],
     low: np.ndarray,
@@ -144,20 +163,56 @@ def _uncertainty(
     across, up = np.meshgrid(*sides)
     grid = np.broadcast_to(Z.mean(axis=0), (across.size, Z.shape[1])).copy()
     grid[:, dims[0]], grid[:, dims[1]] = across.ravel(), up.ravel()
-    sd = np.concatenate([np.sqrt(v.mean(axis=1)) for _, v in _predictions(model, grid)])
+    values, least, text = _IMAGES[background](model, grid, dims)
     image = ax.imshow(
-        sd.reshape(across.shape),
+        values.reshape(across.shape),
         origin="lower",
         extent=(low[0], high[0], low[1], high[1]),
         cmap=_greys(),
-        vmin=0.0,
+        vmin=least,
         interpolation="bilinear",
         zorder=0,
     )
-    text = "predictive standard deviation (units of the data)"
-    if getattr(model, "likelihood_", None) is not None:
-        text = "standard deviation of the latent functions"
     bar(ax, image, text, 1.02)
+
+
+def _uncertainty(
+    model: Any, grid: np.ndarray, dims: tuple[int, int]
+) -> tuple[np.ndarray, float | None, str]:
+    sd = np.concatenate([np.sqrt(v.mean(axis=1)) for _, v in _predictions(model, grid)])
+    if getattr(model, "likelihood_", None) is None:
+        return sd, 0.0, "predictive standard deviation (units of the data)"
+    return sd, 0.0, "standard deviation of the latent functions"
+
+
+def _magnification(
+    model: Any, grid: np.ndarray, dims: tuple[int, int]
+) -> tuple[np.ndarray, float | None, str]:
+    """Of areas in the plane of the map, whatever other dimensions there are."""
+    plane = host(model.metric_tensor(grid))[:, list(dims)][:, :, list(dims)]
+    values = log_volume(plane) / np.log(10.0)
+    # Where the metric is singular the image has a hole and the scale has no end.
+    return np.where(np.isfinite(values), values, np.nan), None, "log₁₀ of the magnification factor"
+
+
+_IMAGES = {"uncertainty": _uncertainty, "magnification": _magnification}
+
+
+def _path(curve: Any, q: int) -> np.ndarray:
+    path = host(curve.path if isinstance(curve, Geodesic) else np.asarray(curve))
+    if path.ndim != 2 or path.shape[1] != q:
+        raise ValueError(f"a curve has shape {path.shape}; expected latents (T, {q})")
+    return path
+
+
+def _curve(ax: Axes, path: np.ndarray, style: str) -> None:
+    """A line with a white edge, so that it shows over points of any colour."""
+    from matplotlib import patheffects
+
+    edge = [patheffects.Stroke(linewidth=3.4, foreground="white"), patheffects.Normal()]
+    ax.plot(
+        path[:, 0], path[:, 1], style, color="black", linewidth=1.6, zorder=4, path_effects=edge
+    )
 
 
 def _greys() -> Any:
