@@ -20,6 +20,7 @@ loader                  table                             where it comes from
 ``make_latent``         any size, latents known           made here
 ``make_cox_1d``         events on a line                  made here
 ``make_grid_cells``     rate maps, any number             made here
+``make_walk``           52 joint angles, any sequences    made here
 ======================= ================================= =========================================
 
 A loader of files looks in the folder named by the environment variable ``GPLVM_XP_DATA`` first,
@@ -51,6 +52,7 @@ from ._public import (
     fetch_vowels,
 )
 from ._synthetic import make_cox_1d, make_grid_cells
+from ._walk import make_walk
 
 __all__ = [
     "Dataset",
@@ -71,4 +73,5 @@ __all__ = [
     "make_cox_1d",
     "make_grid_cells",
     "make_latent",
+    "make_walk",
 ]
