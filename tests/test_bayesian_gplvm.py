@@ -16,7 +16,7 @@ import gplvm_xp
 from gplvm_xp import BayesianGPLVM, SparseGPLVM, backend
 from gplvm_xp.errors import NotEnoughMemoryError, NotPositiveDefiniteError
 from gplvm_xp.estimators import _bayes_batches
-from gplvm_xp.estimators._bayes_batches import row_totals
+from gplvm_xp.estimators._scales import row_totals
 from gplvm_xp.kernels import RBF, Linear, Matern52, White
 from gplvm_xp.likelihoods import Gaussian, NegativeBinomial, Poisson
 from gplvm_xp.objectives.bayesian import BayesianObjective, Observed

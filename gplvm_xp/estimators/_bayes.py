@@ -12,10 +12,12 @@ from sklearn.cluster import kmeans_plusplus
 
 from gplvm_xp import init as starts
 from gplvm_xp.backend import Backend
+from gplvm_xp.encoders import Encoder
 from gplvm_xp.estimators._fit import HALTED, Callback, descend, later
 from gplvm_xp.estimators._progress import watched
-from gplvm_xp.estimators._reached import Reached, exactly, hopeless, reached
+from gplvm_xp.estimators._reached import exactly, hopeless, reached
 from gplvm_xp.kernels import RBF, Kernel
+from gplvm_xp.latents import hold
 from gplvm_xp.likelihoods import Likelihood
 from gplvm_xp.objectives.bayesian import (
     BayesianObjective,
@@ -31,13 +33,24 @@ SEEDED = 20_000
 
 @dataclass(frozen=True)
 class Start:
-    """Where a search begins, on the host: (n, q), (n, q), (M, q), squared units of the data."""
+    """Where a search begins, on the host: (n, q), (n, q), (M, q), squared units of the data.
+
+    With an encoder, which has weights, its (μ, ln S) take the place of ``mu`` and ``S``.
+    """
 
     kernel: Kernel
     noise: float
     mu: np.ndarray
     S: np.ndarray
     Z: np.ndarray
+    encoder: Encoder | None = None
+
+    def encoded(self, inputs: np.ndarray) -> Start:
+        """With weights for which the encoder, settled on ``inputs`` (n, D), is near μ and ln S."""
+        if self.encoder is None:
+            return self
+        both = np.concatenate([self.mu, np.log(self.S)], axis=1)
+        return replace(self, encoder=self.encoder.started(inputs, both))
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,8 @@ class FoundBayes:
     status, message : str
     state : mapping of str to ndarray
         What a later search goes on from beside all this; empty where there is nothing more.
+    encoder : Encoder or None
+        With the weights found.
     """
 
     kernel: Kernel
@@ -116,6 +131,7 @@ class FoundBayes:
     status: str
     message: str
     state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
 
 def starting(
@@ -243,7 +259,7 @@ def search(
         first = start
         if k:
             mu = start.mu + 0.5 * start.mu.std() * rng.standard_normal(start.mu.shape)
-            first = replace(start, mu=mu, Z=inducing_inputs(mu, start.Z.shape[0], rng))
+            first = replace(start, mu=mu, Z=inducing_inputs(mu, start.Z.shape[0], rng)).encoded(Y)
         found = _once(b, Y, data, first, k, s, resumed)
         if best is None or found.value < best.value:
             best = found
@@ -267,21 +283,22 @@ def _once(
         jitter, warm = s.jitter, min(s.warm_up, s.max_iter)
         if warm and not resumed:
             objective, result, jitter = _minimised(
-                b, data, start, {"noise"}, jitter, warm, s, callback
+                b, Y, data, start, {"noise"}, jitter, warm, s, callback
             )
             if result.status in HALTED:
-                return _ended(b, Y, objective, result, [], jitter)
+                return _ended(b, Y, objective, result, start, [], jitter)
             curve += result.values[:-1]
-            start = _as_start(reached(b, objective, result))
+            start = _as_start(b, objective, result, start)
         left = s.max_iter - len(curve)
         objective, result, jitter = _minimised(
-            b, data, start, set(), jitter, left, s, later(callback, len(curve))
+            b, Y, data, start, set(), jitter, left, s, later(callback, len(curve))
         )
-        return _ended(b, Y, objective, result, curve, jitter)
+        return _ended(b, Y, objective, result, start, curve, jitter)
 
 
 def _minimised(
     b: Backend,
+    Y: np.ndarray,
     data: Observed,
     start: Start,
     held: set[str],
@@ -290,19 +307,26 @@ def _minimised(
     s: Settings,
     callback: Callback | None,
 ) -> tuple[BayesianObjective, OptResult, float]:
+    latents = None if start.encoder is None else start.encoder.latents(b, Y)
+
     def make(jitter: float) -> BayesianObjective:
         return BayesianObjective(
             start.kernel, data, start.mu, start.S, start.Z, start.noise,
             priors={k: p for k, p in s.priors.items() if k not in held},
-            held=frozenset(held), jitter=jitter,
+            held=frozenset(held), jitter=jitter, latents=latents,
         )  # fmt: skip
 
     return descend(make, s, jitter, steps, callback, hopeless(start.Z.shape[0]))
 
 
-def _as_start(point: Reached) -> Start:
+def _as_start(b: Backend, objective: BayesianObjective, result: OptResult, start: Start) -> Start:
+    """Where a minimisation from ``start`` ended."""
+    point, encoder = reached(b, objective, result), start.encoder
     assert point.S is not None
-    return Start(point.kernel, point.noise, point.mu, point.S, point.Z)
+    if encoder is not None:
+        names = [block.name for block in encoder.blocks()]
+        encoder = encoder.with_values(hold(objective.layout.unpack(result.x)[0], names))
+    return Start(point.kernel, point.noise, point.mu, point.S, point.Z, encoder)
 
 
 def _ended(
@@ -310,10 +334,11 @@ def _ended(
     Y: np.ndarray,
     objective: BayesianObjective,
     result: OptResult,
+    start: Start,
     before: list[float],
     jitter: float,
 ) -> FoundBayes:
-    end = _as_start(reached(b, objective, result))
+    end = _as_start(b, objective, result, start)
     v, full = exactly(b, Y, objective, result)
     b = full.backend
     mean, factor, _ = full.optimal(v)
@@ -336,6 +361,7 @@ def _ended(
         grad_norm=result.grad_norm,
         status=result.status,
         message=result.message,
+        encoder=end.encoder,
     )
 
 

@@ -4,76 +4,42 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from gplvm_xp.backend import Backend
+from gplvm_xp.encoders import Encoder
 from gplvm_xp.errors import NotPositiveDefiniteError
 from gplvm_xp.estimators._bayes import FoundBayes, Settings, Start
 from gplvm_xp.estimators._fit import JITTER_FLOOR, JITTER_GROWTH, JITTER_TRIES
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.estimators._reached import hopeless
-from gplvm_xp.likelihoods import (
-    BernoulliLogit,
-    BernoulliProbit,
-    BinomialLogit,
-    Gaussian,
-    Likelihood,
-    NegativeBinomial,
-    Poisson,
-)
+from gplvm_xp.estimators._scales import linear_view
+from gplvm_xp.latents import Latents, hold
+from gplvm_xp.likelihoods import Gaussian, Likelihood
 from gplvm_xp.objectives.minibatch import Whitened, inverse_factor
 from gplvm_xp.objectives.minibatch_fit import fit_minibatch, lower_bound
 from gplvm_xp.objectives.minibatch_state import MinibatchResult, MinibatchState
-from gplvm_xp.objectives.stochastic import MinibatchObjective, link_offsets
+from gplvm_xp.objectives.stochastic import MinibatchObjective
 from gplvm_xp.optim import Progress
 
 # Least steps and passes of a search that is not told how many; with Gaussian noise, and without.
 STEPS, SAMPLED_STEPS, EPOCHS = 4000, 1500, 20
 # Of a search that goes on: half of Adam's usual rates, and the steps over which they and ρ rise. A
 # good state may come without Adam's averages, and full steps in every direction would spoil it.
-_GOING_ON: Mapping[str, Any] = {"learning_rate": 0.025, "row_learning_rate": 0.1, "ramp": 100}
+_GOING_ON: Mapping[str, Any] = {
+    "learning_rate": 0.025,
+    "row_learning_rate": 0.1,
+    "place_learning_rate": 0.015,
+    "ramp": 100,
+}
 # Of a search that goes on from a file: past the warm-up, and past the long steps in q(U).
 _LATE = 1000
 # With more outputs than this, all share the covariance of q(u): a factor each costs D M³ a step.
 MOST_FACTORS = 100
-_COUNTS = (Poisson, NegativeBinomial, BinomialLogit)
-_BINARY = (BernoulliLogit, BernoulliProbit)
-
-
-def offsets(likelihood: Likelihood, Y: np.ndarray, exposure: np.ndarray | None) -> np.ndarray:
-    """The constant of each output's function that gives the output its mean, (D,)."""
-    if not isinstance(likelihood, _COUNTS + _BINARY):
-        return np.asarray(np.nanmean(Y, axis=0))
-    seen = ~np.isnan(Y)
-    each = np.ones(Y.shape[0]) if exposure is None else exposure
-    return link_offsets(likelihood, np.nansum(Y, axis=0), each @ seen)
-
-
-def linear_view(likelihood: Likelihood, Y: np.ndarray, exposure: np.ndarray | None) -> np.ndarray:
-    """The table on the scale of the latent functions, roughly and centred, for starting values."""
-    each = np.ones(Y.shape[0]) if exposure is None else exposure
-    if isinstance(likelihood, Poisson | NegativeBinomial):
-        Y = np.log1p(Y / each[:, None])
-    elif isinstance(likelihood, BinomialLogit):
-        Y = Y / each[:, None]
-    return np.asarray(Y - np.nanmean(Y, axis=0))
-
-
-def row_totals(Y: np.ndarray, mean_total: float | None = None) -> tuple[np.ndarray, float]:
-    """Each row's total over its observed entries, as a share of the mean total; and that mean.
-
-    A total over few entries is scaled up to the whole row. A row without any count gets that of
-    half a count, as a row's share must not depend on the rows beside it.
-    """
-    D = Y.shape[1]
-    seen = np.maximum(np.sum(~np.isnan(Y), axis=1), 1)
-    totals = np.nansum(Y, axis=1) * (D / seen)
-    mean = float(totals.mean()) if mean_total is None else mean_total
-    return np.maximum(totals, 0.5) / (mean if mean > 0.0 else 1.0), mean
 
 
 def search_batches(
@@ -139,6 +105,9 @@ def search_batches(
         exposure=exposure,
         priors=s.priors,
         jitter=s.jitter,
+        place=None
+        if start.encoder is None
+        else _placing(b, start.encoder, kind, Y, offset, unit, exposure),
     )
     size = min(batch_size, Y.shape[0])
     _require_memory(b, objective, size)
@@ -193,7 +162,35 @@ def search_batches(
         status=result.status,
         message=result.message,
         state={f.name: np.asarray(getattr(result.state, f.name)) for f in fields(MinibatchState)},
+        encoder=start.encoder and _with_weights(objective, result, start.encoder),
     )
+
+
+def _placing(
+    b: Backend,
+    encoder: Encoder,
+    likelihood: Likelihood,
+    Y: np.ndarray,
+    offset: np.ndarray,
+    unit: np.ndarray,
+    exposure: np.ndarray | None,
+) -> Callable[[np.ndarray], Latents]:
+    """From rows of the table to where their (μ, ln S) come from: the encoder sees a batch."""
+
+    def place(index: np.ndarray) -> Latents:
+        if isinstance(likelihood, Gaussian):
+            return encoder.latents(b, (Y[index] - offset) / unit)
+        own = None if exposure is None else exposure[index]
+        return encoder.latents(b, linear_view(likelihood, Y[index], own))
+
+    return place
+
+
+def _with_weights(
+    objective: MinibatchObjective, result: MinibatchResult, encoder: Encoder
+) -> Encoder:
+    values, _ = objective.layout.unpack(objective.backend.asarray(result.state.shared[0]))
+    return encoder.with_values(hold(values, [block.name for block in encoder.blocks()]))
 
 
 def _begin(
@@ -226,8 +223,10 @@ def _with_factor(
 ) -> MinibatchObjective:
     """With the first jitter of the schedule at which the bound of a batch can be evaluated."""
     b, (M, q) = objective.backend, objective.inducing.shape
-    rows = b.asarray(begin.rows[:size, : 2 * q])
-    mu, S = rows[:, :q], b.xp.exp(rows[:, q:])
+    mu = S = None
+    if objective.place is None:
+        rows = b.asarray(begin.rows[:size, : 2 * q])
+        mu, S = rows[:, :q], b.xp.exp(rows[:, q:])
     factor, _ = inverse_factor(b.asarray(begin.precision))
     posterior = Whitened(b.asarray(begin.mean), factor)
     eps = np.zeros((0 if objective.gaussian else objective.samples, size, q))
@@ -279,4 +278,4 @@ def _require_memory(b: Backend, objective: MinibatchObjective, size: int) -> Non
     )
 
 
-__all__ = ["linear_view", "offsets", "row_totals", "search_batches"]
+__all__ = ["search_batches"]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gplvm_xp.encoders import encoder_of
+from gplvm_xp.encoders.base import require_complete
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.likelihoods import Gaussian, Likelihood, NegativeBinomial, Poisson, named
 from gplvm_xp.priors import Prior
@@ -71,6 +73,7 @@ def check_bayesian(model: Any, shape: tuple[int, int]) -> tuple[int, int]:
             f"exposure='total' is for counts, and the likelihood is {kind}; give "
             "likelihood='poisson' or 'negative_binomial', or exposure=None"
         )
+    encoder_of(model.encoder, "encoder")
     if not isinstance(model.priors, Mapping | None):
         raise TypeError(
             f"priors is a {type(model.priors).__name__}; expected a mapping of parameter names to "
@@ -99,6 +102,8 @@ def check_goes_on(model: Any, Y: np.ndarray) -> None:
             f"row {empty[0]} of X has no observed entry ({empty.size} such rows); remove it before "
             "fitting"
         )
+    if model.encoder_ is not None:
+        require_complete(Y)
     M, q = model.inducing_inputs_.shape
     for name, fitted in (("n_components", q), ("n_inducing", M)):
         given = getattr(model, name)
@@ -107,7 +112,7 @@ def check_goes_on(model: Any, Y: np.ndarray) -> None:
 
 
 def check_same_model(model: Any) -> None:
-    """Refuse a Bayesian model whose likelihood or exposure is not that of its fit.
+    """Refuse a Bayesian model whose likelihood, exposure or encoder is not that of its fit.
 
     Raises
     ------
@@ -121,6 +126,8 @@ def check_same_model(model: Any) -> None:
     exposure = None if math.isnan(model.mean_total_) else "total"
     if model.exposure != exposure:
         raise _changed("exposure", model.exposure, exposure)
+    if type(encoder_of(model.encoder, "encoder")) is not type(model.encoder_):
+        raise _changed("encoder", model.encoder, model.encoder_)
 
 
 def _changed(name: str, given: Any, fitted: Any) -> ValueError:

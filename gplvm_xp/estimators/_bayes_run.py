@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.encoders import encoder_of
 from gplvm_xp.estimators._bayes import (
     FoundBayes,
     Settings,
@@ -20,11 +22,18 @@ from gplvm_xp.estimators._bayes import (
     search,
     starting,
 )
-from gplvm_xp.estimators._bayes_batches import linear_view, offsets, row_totals, search_batches
-from gplvm_xp.estimators._bayes_checks import by_batches, check_bayesian, chosen_likelihood
+from gplvm_xp.estimators._bayes_batches import search_batches
+from gplvm_xp.estimators._bayes_checks import (
+    by_batches,
+    check_bayesian,
+    check_goes_on,
+    check_same_model,
+    chosen_likelihood,
+)
 from gplvm_xp.estimators._bayes_sharded import search_sharded
 from gplvm_xp.estimators._data import Scaling, check_lazy, is_lazy
-from gplvm_xp.estimators._fit import inducing_jitter
+from gplvm_xp.estimators._fit import generator, inducing_jitter
+from gplvm_xp.estimators._scales import linear_view, offsets, row_totals
 from gplvm_xp.likelihoods import Gaussian, Likelihood
 
 
@@ -47,17 +56,22 @@ def prepared(model: Any, X: Array, Y: np.ndarray, rng: np.random.Generator) -> S
         scaling = Scaling.of(Y, bool(model.scale))
         model.mean_, model.scale_ = scaling.mean, scaling.scale
         view, variance = scaling.forward(Y), None
+        inputs = view
     else:
         if model.exposure == "total":
             exposure, model.mean_total_ = row_totals(Y)
         likelihood.check(Y, None if exposure is None else exposure[:, None])
         model.mean_, model.scale_ = offsets(likelihood, Y, exposure), np.ones(Y.shape[1])
-        view, variance = linear_view(likelihood, Y, exposure), 1.0
+        inputs, variance = linear_view(likelihood, Y, exposure), 1.0
+        view = inputs - np.nanmean(inputs, axis=0)
     start = starting(
         model.kernel, _noise(model), model.init, view, q, M, rng, variance, model.dtype
     )
     start.kernel.check(q)
-    return start
+    encoder = encoder_of(model.encoder, "encoder")
+    if encoder is None:
+        return start
+    return replace(start, encoder=encoder.settled(inputs)).encoded(inputs)
 
 
 def _noise(model: Any) -> float | None:
@@ -106,6 +120,36 @@ def run(
     )  # fmt: skip
 
 
+def go_on(model: Any, X: Array) -> tuple[FoundBayes, np.ndarray]:
+    """Search on from a fitted model; rows of X that it has not seen join. The end, and all rows.
+
+    Raises
+    ------
+    ValueError
+        If the model does not keep its rows, or its parameters are no longer those of the fit.
+    """
+    if model.training_data_.shape[0] != model._host_embedding.shape[0]:
+        raise ValueError(
+            "the model was fitted to a Dask array and does not keep its rows, which going on "
+            "needs; use fit with a checkpoint and resume=True"
+        )
+    check_same_model(model)
+    Y = model._rows(X)
+    check_goes_on(model, Y)
+    new = model._known(Y) < 0
+    joined = np.concatenate([model.training_data_, Y[new]])
+    check_bayesian(model, joined.shape)
+    mu, S = model._host_embedding, model._host_variance
+    if new.any():
+        fresh, spread = model._embed(Y[new])
+        mu, S = np.concatenate([mu, fresh]), np.concatenate([S, spread])
+    start = Start(
+        model.kernel_, model.noise_variance_, mu, S, model.inducing_inputs_, model.encoder_
+    )
+    found = run(model, X, joined, start, model.likelihood_, generator(model), model._state)
+    return found, joined
+
+
 def exposures(model: Any, Y: np.ndarray) -> np.ndarray | None:
     """Of rows of a table, (N,), or None: all alike."""
     if model.exposure is None or model.likelihood is None:
@@ -130,6 +174,12 @@ def run_shards(
     """
     if Y is None:
         check_lazy(X)
+    if model.encoder is not None:
+        raise ValueError(
+            f"encoder={model.encoder!r} was given with an engine, a checkpoint or a Dask array, "
+            "whose workers keep the latents of their rows as parameters; expected encoder=None, or "
+            "rows in this process without checkpoint (inference='minibatch' for many)"
+        )
     if Y is None and by_batches(model):
         raise ValueError(
             f"X is a Dask array of shape {X.shape}, and a fit by minibatches needs all rows in "
@@ -174,4 +224,4 @@ def run_shards(
     return found
 
 
-__all__ = ["exposures", "over_shards", "prepared", "run", "run_shards"]
+__all__ = ["exposures", "go_on", "over_shards", "prepared", "run", "run_shards"]

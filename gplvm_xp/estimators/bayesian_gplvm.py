@@ -9,16 +9,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gplvm_xp._typing import Array
-from gplvm_xp.estimators._bayes import FoundBayes, Start
+from gplvm_xp.encoders import Encoder
+from gplvm_xp.estimators._bayes import FoundBayes
 from gplvm_xp.estimators._bayes_checks import (
-    check_bayesian,
-    check_goes_on,
-    check_same_model,
     chosen_likelihood,
     restored_inducing,
 )
 from gplvm_xp.estimators._bayes_run import (
     exposures,
+    go_on,
     over_shards,
     prepared,
     run,
@@ -62,6 +61,9 @@ class BayesianGPLVM(FittedInducing):
     exposure : {"total", None}
         For counts: "total" makes the expected count of an entry proportional to its row's total
         (library size), in units of the mean total; None takes all rows alike.
+    encoder : {None, "kernel", "mlp"} or Encoder
+        q(X) as a function of the data, in place of a mean and a variance for each row: its weights
+        are learned, and ``transform`` is one evaluation of it. See :mod:`gplvm_xp.encoders`.
     init : {"pca", "ppca", "random", "isomap", "spectral", "kernel_pca"} or array (n, q)
         Starting means of the latents.
     priors : mapping of str to Prior, optional
@@ -133,6 +135,8 @@ class BayesianGPLVM(FittedInducing):
         With the learned values.
     noise_variance_ : float
         σ², in squared units of the (scaled) data; NaN with another likelihood.
+    encoder_ : Encoder or None
+        With the learned weights; it gives (μ, ln S).
     likelihood_ : Likelihood or None
         With the learned values; None is Gaussian noise.
     lower_bound_ : float
@@ -209,6 +213,7 @@ class BayesianGPLVM(FittedInducing):
     _saved_objects: ClassVar[dict[str, Any]] = {
         "kernel_": Kernel,
         "likelihood_": Likelihood | None,
+        "encoder_": Encoder | None,
     }
 
     def __init__(
@@ -220,6 +225,7 @@ class BayesianGPLVM(FittedInducing):
         likelihood: Likelihood | str | None = None,
         inference: str = "auto",
         exposure: str | None = None,
+        encoder: str | Encoder | None = None,
         init: Any = "pca",
         priors: Mapping[str, Prior] | None = None,
         scale: bool = False,
@@ -247,6 +253,7 @@ class BayesianGPLVM(FittedInducing):
         self.likelihood = likelihood
         self.inference = inference
         self.exposure = exposure
+        self.encoder = encoder
         self.init = init
         self.priors = priors
         self.scale = scale
@@ -344,23 +351,7 @@ class BayesianGPLVM(FittedInducing):
         """
         if not hasattr(self, "training_data_"):
             return self.fit(X)
-        if self.training_data_.shape[0] != self._host_embedding.shape[0]:
-            raise ValueError(
-                "the model was fitted to a Dask array and does not keep its rows, which going on "
-                "needs; use fit with a checkpoint and resume=True"
-            )
-        check_same_model(self)
-        Y = self._rows(X)
-        check_goes_on(self, Y)
-        new = self._known(Y) < 0
-        joined = np.concatenate([self.training_data_, Y[new]])
-        check_bayesian(self, joined.shape)
-        mu, S = self._host_embedding, self._host_variance
-        if new.any():
-            fresh, spread, _ = self._placed(Y[new])
-            mu, S = np.concatenate([mu, fresh]), np.concatenate([S, np.asarray(spread)])
-        start = Start(self.kernel_, self.noise_variance_, mu, S, self.inducing_inputs_)
-        found = run(self, X, joined, start, self.likelihood_, generator(self), self._state)
+        found, joined = go_on(self, X)
         return self._adopt(found, X, joined)
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
@@ -373,6 +364,7 @@ class BayesianGPLVM(FittedInducing):
     def _adopt(self, found: FoundBayes, X: Array, Y: np.ndarray) -> Self:
         """Take over what a search found."""
         self.kernel_, self.likelihood_ = found.kernel, found.likelihood
+        self.encoder_ = found.encoder
         self.noise_variance_, self.jitter_ = found.noise, found.jitter
         self.inducing_inputs_ = found.Z
         self.inducing_mean_, self.inducing_factor_ = found.mean, found.factor
@@ -389,9 +381,16 @@ class BayesianGPLVM(FittedInducing):
         say_early_end(self, found, depth=4)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.encoder is None
+        return tags
+
     def _restored(self) -> None:
         """Refuse parts of a file that don't fit each other."""
         restored_inducing(self)
+        if self.encoder_ is not None:
+            self.encoder_.check(self.mean_.size, 2 * self.embedding_.shape[1])
         self._state = {}
 
 

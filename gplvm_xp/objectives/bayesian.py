@@ -2,7 +2,8 @@
 
 F = collapsed bound − KL(q(X) || p(X)), q(x_n) = N(μ_n, diag S_n), p(x_n) = N(0, I),
 KL = ½ Σ (μ² + S − ln S − 1) (Titsias & Lawrence 2010). With points in place of q(X) it is the
-sparse GPLVM: the same algebra on S = 0, and a prior density in place of the KL. Missing entries:
+sparse GPLVM: the same algebra on S = 0, and a prior density in place of the KL. μ and S are
+parameters, or a map of the data gives them (docs/derivations/back_constraints.md). Missing entries:
 outputs with the same observed rows form a group, each with factors of its own (exact).
 """
 
@@ -19,11 +20,14 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
+from gplvm_xp.latents import Latents, Named, complete
 from gplvm_xp.objectives.collapsed import Totals, collapsed, optimum
 from gplvm_xp.objectives.exact import reduced
 from gplvm_xp.objectives.rows import CHUNK_BYTES, ROWS_BYTES, Rows, backward, forward
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
+
+CloudPull = Callable[[Array, Array], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class InducingObjective(ABC):
         Names of blocks that stay at their starting values: kernel blocks, "noise", "Z", "mu", "S".
     jitter : float
         Added to the diagonal of K_uu as this multiple of its mean; part of the model.
+    latents : Latents or None
+        Where (μ, ln S) come from, positions (n, 2q), in the place of parameters "mu" and "S".
 
     Raises
     ------
@@ -172,6 +178,7 @@ class InducingObjective(ABC):
     priors: Mapping[str, Prior] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     jitter: float = 0.0
+    latents: Latents | None = None
     layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:
@@ -180,10 +187,12 @@ class InducingObjective(ABC):
             *self.kernel.blocks(),
             Block("noise", self.noise),
             Block("Z", self.Z, "identity"),
-            Block("mu", self.mu, "identity"),
         ]
-        if self.S is not None:
-            blocks.append(Block("S", self.S))
+        if self.latents is not None:
+            blocks += self.latents.blocks()
+        else:
+            blocks.append(Block("mu", self.mu, "identity"))
+            blocks += [] if self.S is None else [Block("S", self.S)]
         names = [block.name for block in blocks]
         for label, given in (("priors", self.priors), ("held", self.held)):
             unknown = sorted(set(given) - set(names))
@@ -218,7 +227,7 @@ class InducingObjective(ABC):
 
     def values(self, x: Array) -> Values:
         """Everything learned at a point, blocks that are held included."""
-        return self._named(self.layout.unpack(x)[0])
+        return self._named(self.layout.unpack(x)[0])[0]
 
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
     @np.errstate(all="ignore")
@@ -239,9 +248,9 @@ class InducingObjective(ABC):
         b = self.backend
         xp = b.xp
         natural, to_gradient = self.layout.unpack(x)
-        v = self._named(natural)
+        v, pull = self._named(natural)
         total, ok, g = self.bound(v)
-        gradients = {"noise": g.noise, "Z": g.Z, "mu": g.mu, "S": g.S}
+        gradients = {"noise": g.noise, "Z": g.Z, **pull(g.mu, g.S)}
         gradients |= self._kernel_gradients(g.theta)
         priors = dict(self.priors)
         if v.S is None and self.latent_prior is not None:
@@ -267,7 +276,8 @@ class InducingObjective(ABC):
         As :func:`gplvm_xp.objectives.collapsed.optimum`; the data must not be reduced.
         """
 
-    def _named(self, natural: Mapping[str, Array]) -> Values:
+    def _named(self, natural: Mapping[str, Array]) -> tuple[Values, CloudPull]:
+        """Everything learned, and what gradients in μ and S are in what they are made of."""
         b = self.backend
 
         def one(name: str, value: np.ndarray | float) -> Array:
@@ -277,10 +287,13 @@ class InducingObjective(ABC):
             b.xp.reshape(one(block.name, block.value), (block.size,))
             for block in self.kernel.blocks()
         ]
+        theta, noise, Z = b.xp.concat(parts), one("noise", self.noise), one("Z", self.Z)
+        if self.latents is not None:
+            own = complete(b, self.latents.blocks(), natural)
+            mu, S, pull = clouds(self.latents, own)
+            return Values(theta, noise, Z, mu, S), pull
         S = None if self.S is None else one("S", self.S)
-        return Values(
-            b.xp.concat(parts), one("noise", self.noise), one("Z", self.Z), one("mu", self.mu), S
-        )
+        return Values(theta, noise, Z, one("mu", self.mu), S), lambda gmu, gS: {"mu": gmu, "S": gS}
 
     def _kernel_gradients(self, gtheta: Array) -> dict[str, Array]:
         where = Layout(self.kernel.blocks()).slices()
@@ -324,6 +337,18 @@ class BayesianObjective(InducingObjective):
         return optimum(self.backend, K, v.noise, sums, self.data.totals)
 
 
+def clouds(latents: Latents, values: Named) -> tuple[Array, Array, CloudPull]:
+    """Means and variances (n, q) from positions (n, 2q), which hold means and ln variances.
+
+    The pullback takes gradients in both to gradients by name: ∂/∂ln S = S ∂/∂S.
+    """
+    both, pull = latents.positions(values)
+    xp = backend.of(both).xp
+    q = both.shape[1] // 2
+    mu, S = both[:, :q], xp.exp(both[:, q:])
+    return mu, S, lambda gmu, gS: pull(xp.concat([gmu, S * gS], axis=1))
+
+
 def inducing_gram(
     kernel: Kernel, theta: Array, Z: Array, jitter: float
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
@@ -356,9 +381,11 @@ def kl(mu: Array, S: Array) -> Array:
 __all__ = [
     "BayesianObjective",
     "Bound",
+    "CloudPull",
     "InducingObjective",
     "Observed",
     "Values",
+    "clouds",
     "inducing_gram",
     "kl",
     "memory",

@@ -3,7 +3,8 @@
 A step reads one batch of rows. q(U) takes a natural-gradient step on it (Hensman, Fusi & Lawrence
 2013; Salimbeni, Eleftheriadis & Hensman 2018), the shared parameters (ln θ, ln noise, Z) and the
 rows' own (μ_n, ln S_n) a step of Adam; the averages of a row's gradient count its own visits.
-The rows' state stays on the host, so that a device holds only a batch.
+The rows' state stays on the host, so that a device holds only a batch. Where a map of the data
+gives (μ, ln S), its weights are shared parameters with a rate of their own; rows have no state.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def fit_minibatch(
     epochs: int = 100,
     learning_rate: float = 0.05,
     row_learning_rate: float = 0.2,
+    place_learning_rate: float = 0.03,
     decay: bool = True,
     ramp: int = 0,
     rate: Callable[[int], float] | None = None,
@@ -80,6 +82,8 @@ def fit_minibatch(
         first and counts as one. 0 gives back the state as it is.
     learning_rate, row_learning_rate : float
         Adam's, for (ln θ, ln φ, Z) and for the rows' (μ, ln S).
+    place_learning_rate : float
+        Adam's, for the parameters of the objective's ``place``.
     decay : bool
         Whether these rates, and ρ, fall to zero along half a cosine over this call's steps.
     ramp : int
@@ -130,11 +134,11 @@ def fit_minibatch(
         objective=objective,
         batches=batches,
         rate=rate or default_rate(objective, batch_size),
-        rates=(learning_rate, row_learning_rate),
+        row_rate=row_learning_rate,
         total=max(epochs * batches - state.place, 1) if decay else None,
         ramp=ramp,
         warmup=min(batches, 100) if warmup is None else warmup,
-        free=_free(objective, held),
+        paces=_paces(objective, held, learning_rate, place_learning_rate),
         seed=seed,
         state=state,
     )
@@ -189,35 +193,26 @@ def lower_bound(
     seed : int
         Of the draws.
     """
-    b, q = objective.backend, objective.inducing.shape[1]
-    n = objective.shape[0]
+    b, n = objective.backend, objective.shape[0]
     x, posterior = b.asarray(result.state.shared[0]), Whitened(result.mean, result.factor)
     parts = []
     for start in range(0, n, batch_size):
         index = np.arange(start, min(start + batch_size, n))
         mu, S = b.asarray(result.mu[index, :]), b.asarray(result.S[index, :])
-        eps = _draws(objective, np.random.default_rng((seed, start)), index.size, q)
+        eps = objective.draws(np.random.default_rng((seed, start)), index.size)
         bound, _ = objective.evaluate(x, posterior, mu, S, index, eps)
         parts.append((index.size / n) * bound.value)
     return float(b.to_host(b.xp.sum(b.xp.stack(parts))))
 
 
-def _draws(
-    objective: MinibatchObjective, rng: np.random.Generator, rows: int, q: int
-) -> np.ndarray:
-    """ε (s, rows, q), in antithetic pairs; none where latents are not sampled."""
-    if objective.gaussian:
-        return np.zeros((0, rows, q))
-    half = rng.standard_normal(((objective.samples + 1) // 2, rows, q))
-    return np.concatenate([half, -half])[: objective.samples, ...]
-
-
-def _free(objective: MinibatchObjective, held: frozenset[str]) -> Array:
-    """1 where the flat vector moves, 0 where a block is held."""
-    parts = [
-        np.full(block.size, 0.0 if block.fixed or block.name in held else 1.0)
-        for block in objective.layout.blocks
-    ]
+def _paces(
+    objective: MinibatchObjective, held: frozenset[str], shared: float, placing: float
+) -> Array:
+    """The rate of each number of the flat vector: of those behind Z their own, 0 where held."""
+    parts, rate = [], shared
+    for block in objective.layout.blocks:
+        parts.append(np.full(block.size, 0.0 if block.fixed or block.name in held else rate))
+        rate = placing if block.name == "Z" else rate
     return objective.backend.asarray(np.concatenate(parts))
 
 
@@ -230,18 +225,19 @@ class _Search:
         objective: MinibatchObjective,
         batches: int,
         rate: Callable[[int], float],
-        rates: tuple[float, float],
+        row_rate: float,
         total: int | None,
         ramp: int,
         warmup: int,
-        free: Array,
+        paces: Array,
         seed: int,
         state: MinibatchState,
     ) -> None:
         b = objective.backend
-        self.objective, self.batches, self.rate, self.rates = objective, batches, rate, rates
+        self.objective, self.batches, self.rate = objective, batches, rate
+        self.row_rate, self.paces = row_rate, paces
         self.total, self.ramp, self.warmup = total, ramp, warmup
-        self.free, self.seed = free, seed
+        self.seed = seed
         x, m, v = (b.asarray(a) for a in state.shared)
         precision = b.asarray(state.precision)
         factor, ok = inverse_factor(precision)
@@ -263,12 +259,17 @@ class _Search:
         b, xp = objective.backend, objective.backend.xp
         index, eps = self._batch()
         live, mine = self.live, self.rows[index, :]
-        q = objective.inducing.shape[1]
-        mu, S = b.asarray(mine[:, :q]), xp.exp(b.asarray(mine[:, q : 2 * q]))
+        q, placed = objective.inducing.shape[1], objective.place is not None
+        mu: Array | None = None
+        S: Array | None = None
+        if not placed:
+            mu, S = b.asarray(mine[:, :q]), xp.exp(b.asarray(mine[:, q : 2 * q]))
         bound, gradient = objective.evaluate(live.x, live.q, mu, S, index, eps)
         # A row's own part of the whole bound: the batch's estimate without its scale.
         share = index.size / objective.shape[0]
-        own = share * xp.concat([bound.mu, S * bound.S], axis=1)
+        own = b.zeros((0, 2 * q))
+        if S is not None:
+            own = share * xp.concat([bound.mu, S * bound.S], axis=1)
         fine = (
             live.ok
             & bound.ok
@@ -294,9 +295,10 @@ class _Search:
         x, m, v, moves, changed = live.x, live.m, live.v, live.moves, mine
         if live.steps >= self.warmup:
             moves += 1
-            m, v, along = averaged(m, v, -self.free * gradient, moves)
-            x = x - self.rates[0] * factor * along
-            changed = self._moved(mine, read[2:].reshape(index.size, 2 * q), factor)
+            m, v, along = averaged(m, v, xp.where(self.paces > 0.0, -gradient, 0.0), moves)
+            x = x - factor * self.paces * along
+            if not placed:
+                changed = self._moved(mine, read[2:].reshape(index.size, 2 * q), factor)
         self._undo = (live, index, mine)
         self.live = _Live(x, m, v, posterior, precision, ok, live.steps + 1, moves)
         self.rows[index, :] = changed
@@ -308,11 +310,11 @@ class _Search:
         w = gradient.shape[1]
         age = mine[:, 3 * w :] + 1.0
         m, v, along = averaged(mine[:, w : 2 * w], mine[:, 2 * w : 3 * w], -gradient, age)
-        values = mine[:, :w] - self.rates[1] * factor * along
+        values = mine[:, :w] - self.row_rate * factor * along
         return np.concatenate([values, m, v, age], axis=1)
 
     def _batch(self) -> tuple[np.ndarray, np.ndarray]:
-        n, q = self.objective.shape[0], self.objective.inducing.shape[1]
+        n = self.objective.shape[0]
         if self._order[0] != self.epoch:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(n)
             # Sorted, for the sake of a table on disk.
@@ -320,7 +322,7 @@ class _Search:
             self._order = (self.epoch, parts)
         index = self._order[1][self.place]
         rng = np.random.default_rng((self.seed, self.epoch, self.place))
-        return index, _draws(self.objective, rng, index.size, q)
+        return index, self.objective.draws(rng, index.size)
 
     def _advance(self) -> None:
         self.place += 1
@@ -359,12 +361,15 @@ class _Search:
             self.slowdown,
         )
         offset = objective.offset
+        mu, S = self.rows[:, :q].copy(), np.exp(self.rows[:, q : 2 * q])
+        if objective.place is not None:
+            mu, S = objective.placed(live.x)
         return MinibatchResult(
             kernel=objective.kernel.with_theta(b.to_host(theta)),
             likelihood=objective.likelihood.with_theta(b.to_host(phi)),
             Z=Z,
-            mu=self.rows[:, :q].copy(),
-            S=np.exp(self.rows[:, q : 2 * q]),
+            mu=mu,
+            S=S,
             mean=live.q.mean,
             factor=live.q.factor,
             which=objective.totals.which,

@@ -26,6 +26,7 @@ class MinibatchState:
         Unconstrained parameters in the order of the objective's layout, and Adam's two averages.
     rows : ndarray (n, 6 q + 1)
         Of each row μ, ln S, the averages of their gradients, those of the squares, and its visits.
+        (n, 0) where the objective's ``place`` gives μ and S.
     mean, precision : ndarray (M, D), (r, M, M)
         q(U), whitened: its mean, and Λ_k, the inverses of its covariances.
     steps, moves : int
@@ -62,7 +63,7 @@ class MinibatchState:
         """
         (n, D), (M, q) = objective.shape, objective.inducing.shape
         x = objective.layout.start()
-        rows = _fresh(mu, S, (n, q))
+        rows = _fresh(mu, S, (n, q)) if objective.place is None else np.zeros((n, 0))
         precision = np.broadcast_to(np.eye(M), (objective.totals.outputs.size, M, M))
         shared = np.stack([x, np.zeros_like(x), np.zeros_like(x)])
         return cls(shared, rows, np.zeros((M, D)), precision.copy())
@@ -80,8 +81,11 @@ class MinibatchState:
         ValueError
             As in :meth:`begin`.
         """
-        q = (self.rows.shape[1] - 1) // 6
-        rows = np.concatenate([self.rows, _fresh(mu, S, (mu.shape[0], q))])
+        width = self.rows.shape[1]
+        new = np.zeros((mu.shape[0], 0))
+        if width:
+            new = _fresh(mu, S, (mu.shape[0], (width - 1) // 6))
+        rows = np.concatenate([self.rows, new])
         epoch = self.epoch + (self.place > 0)
         return dataclasses.replace(self, rows=rows, epoch=epoch, place=0)
 

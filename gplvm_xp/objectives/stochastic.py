@@ -7,7 +7,7 @@ through samples of the latents (sampled.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
+from gplvm_xp.latents import Latents, complete
 from gplvm_xp.likelihoods import Gaussian, Likelihood
+from gplvm_xp.objectives.bayesian import CloudPull, clouds
 from gplvm_xp.objectives.collapsed import Totals
 from gplvm_xp.objectives.minibatch import BatchBound, Whitened, gaussian_bound
 from gplvm_xp.objectives.rows import Rows
@@ -26,6 +28,8 @@ from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
 NOISE = "noise"
+# Rows that are placed together where all are.
+PART = 4096
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class MinibatchObjective:
         As in :func:`gplvm_xp.objectives.bayesian.inducing_gram`; part of the model. In float32
         Gaussian noise needs about 1e-3: L_u⁻¹ Ψ2 L_u⁻ᵀ loses as many digits as K_uu has. Sampled
         latents do without.
+    place : callable, optional
+        From rows, an integer ndarray (|B|,), to where their (μ, ln S) come from, positions
+        (|B|, 2q) whose parameters are the same for all rows: they join the layout, and rows have
+        none of their own.
 
     Raises
     ------
@@ -81,6 +89,7 @@ class MinibatchObjective:
     priors: Mapping[str, Prior] = field(default_factory=dict)
     samples: int = 2
     jitter: float = 1e-6
+    place: Callable[[np.ndarray], Latents] | None = None
     layout: Layout = field(init=False)
     totals: Totals = field(init=False, repr=False)
 
@@ -92,6 +101,8 @@ class MinibatchObjective:
             own = (Block(NOISE, own[0].init, fixed=own[0].fixed),)
         start = self.backend.to_host(self.inducing)
         blocks = (*self.kernel.blocks(), *own, Block("Z", start, "identity"))
+        if self.place is not None:
+            blocks += self.place(np.arange(1)).blocks()
         object.__setattr__(self, "layout", Layout(blocks))
         names = [block.name for block in blocks]
         unknown = sorted(set(self.priors) - set(names))
@@ -144,15 +155,43 @@ class MinibatchObjective:
         """theta (p,), the likelihood's φ (l,) and Z (M, q) at a point of the layout."""
         xp = self.backend.xp
         values, _ = self.layout.unpack(x)
-        flat = [xp.reshape(values[b.name], (b.size,)) for b in self.layout.blocks[:-1]]
+        flat = [xp.reshape(values[b.name], (b.size,)) for b in self._numbers]
         split = len(self.kernel.blocks())
         phi = xp.concat(flat[split:]) if flat[split:] else self.backend.zeros((0,))
         return xp.concat(flat[:split]), phi, values["Z"]
 
+    @property
+    def _numbers(self) -> tuple[Block, ...]:
+        """The kernel's blocks and the likelihood's, which lie before Z."""
+        blocks = self.layout.blocks
+        return blocks[: [block.name for block in blocks].index("Z")]
+
+    def clouds(self, x: Array, index: np.ndarray) -> tuple[Array, Array, CloudPull]:
+        """Means and variances (|B|, q) that ``place`` gives rows at a point, and their pullback."""
+        assert self.place is not None
+        where = self.place(index)
+        return clouds(where, complete(self.backend, where.blocks(), self.layout.unpack(x)[0]))
+
+    def placed(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`clouds` gives all rows, (n, q) each, on the host; one pass over them."""
+        b, n = self.backend, self.shape[0]
+        parts = [
+            [b.to_host(a) for a in self.clouds(x, np.arange(i, min(i + PART, n)))[:2]]
+            for i in range(0, n, PART)
+        ]
+        mu, S = (np.concatenate(a).astype(np.float64) for a in zip(*parts, strict=True))
+        return mu, S
+
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
     @np.errstate(all="ignore")
     def evaluate(
-        self, x: Array, q: Whitened, mu: Array, S: Array, index: np.ndarray, eps: np.ndarray
+        self,
+        x: Array,
+        q: Whitened,
+        mu: Array | None,
+        S: Array | None,
+        index: np.ndarray,
+        eps: np.ndarray,
     ) -> tuple[BatchBound, Array]:
         """The estimate of the bound from some rows.
 
@@ -162,6 +201,7 @@ class MinibatchObjective:
             Unconstrained values, see :attr:`layout`.
         q : Whitened
         mu, S : array (|B|, q)
+            None where ``place`` gives them.
         index : integer ndarray (|B|,)
             The rows.
         eps : ndarray (s, |B|, q)
@@ -181,6 +221,9 @@ class MinibatchObjective:
         """
         b, xp = self.backend, self.backend.xp
         theta, phi, Z = self.parameters(x)
+        pull: CloudPull | None = None
+        if self.place is not None:
+            mu, S, pull = self.clouds(x, index)
         scale = self.shape[0] / index.size
         table = self.read(index)
         seen = ~np.isnan(table)
@@ -198,14 +241,24 @@ class MinibatchObjective:
         values, to_gradient = self.layout.unpack(x)
         flat = xp.concat([bound.theta, bound.likelihood])
         gradients: dict[str, Array] = {"Z": bound.Z}
-        for block, where in zip(self.layout.blocks, self.layout.slices().values(), strict=True):
-            if block.name != "Z":
-                gradients[block.name] = xp.reshape(flat[where], block.value.shape)
+        if pull is not None:
+            gradients |= pull(bound.mu, bound.S)
+        slices = self.layout.slices()
+        for block in self._numbers:
+            gradients[block.name] = xp.reshape(flat[slices[block.name]], block.value.shape)
         value = bound.value
         for name, prior in self.priors.items():
             density, slope = prior.log_density(values[name])
             value, gradients[name] = value + density, gradients[name] + slope
         return bound._replace(value=value), to_gradient(gradients)
+
+    def draws(self, rng: np.random.Generator, rows: int) -> np.ndarray:
+        """ε (s, rows, q) on the host, in antithetic pairs; none where latents are not sampled."""
+        q = self.inducing.shape[1]
+        if self.gaussian:
+            return np.zeros((0, rows, q))
+        half = rng.standard_normal(((self.samples + 1) // 2, rows, q))
+        return np.concatenate([half, -half])[: self.samples, ...]
 
     def read(self, index: np.ndarray) -> np.ndarray:
         """Rows of Y in the model's units, host float64, NaN where missing."""
