@@ -24,7 +24,7 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.latents import Latents, Points, Pull, RowPrior, complete
+from gplvm_xp.latents import Latents, Points, Pull, RowPrior, complete, spread
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
@@ -281,7 +281,7 @@ def log_likelihood(
         rows = X if group.rows is None else b.rows(X, group.rows)
         value, fine, gt, gn, gr = _group(b, buffer, kernel, group, theta, noise, rows)
         total, gtheta, gnoise, ok = total + value, gtheta + gt, gnoise + gn, ok & fine
-        gr = gr if group.rows is None else _spread(b, gr, group.rows, X.shape[0])
+        gr = gr if group.rows is None else spread(b, gr, group.rows, X.shape[0])
         gX = gr if gX is None else gX + gr
     return total, ok, gtheta, gnoise, gX
 
@@ -308,13 +308,6 @@ def _group(
     del alpha, inverse, L, K
     gtheta, gX = kernel.symmetric_pullback(theta, X, G)
     return value, ok, gtheta, gnoise, gX
-
-
-def _spread(b: Backend, part: Array, rows: np.ndarray, n: int) -> Array:
-    """Rows of ``part`` put back at ``rows`` of n, zeros elsewhere; a gather."""
-    where = np.full(n, rows.size)
-    where[rows] = np.arange(rows.size)
-    return b.rows(b.xp.concat([part, b.zeros((1, part.shape[1]))]), where)
 
 
 __all__ = ["ExactObjective", "Group", "groups_of", "log_likelihood", "reduced"]

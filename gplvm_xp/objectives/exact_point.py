@@ -25,8 +25,8 @@ import numpy as np
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels.curvature import fill_jvp
-from gplvm_xp.latents import Points, RowPrior
-from gplvm_xp.objectives.exact import ExactObjective, Group, _spread
+from gplvm_xp.latents import Points, RowPrior, spread
+from gplvm_xp.objectives.exact import ExactObjective, Group
 from gplvm_xp.objectives.exact_metric import rows_metric
 from gplvm_xp.priors import Prior
 
@@ -78,8 +78,8 @@ class ExactPoint:
     NotImplementedError
         If the kernel has no second derivatives; from :meth:`hvp`, if a prior has none.
     NotEnoughMemoryError
-        If an n × n matrix for each group of outputs and two common ones do not fit beside the
-        objective's.
+        If an n × n matrix for each group of outputs and two common ones, four for many outputs, do
+        not fit beside the objective's.
     """
 
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
@@ -90,8 +90,10 @@ class ExactPoint:
         self.curvature = objective.kernel.curvature()
         b = self._b = objective.backend
         sizes = [group.Y.shape[0] for group in objective.groups]
+        # Beside the inverses: K⁻¹ K̇ and its strips, or both factors of a product and their sum.
+        common = 2 if all(_few(group.Y) for group in objective.groups) else 4
         b.require_memory(
-            b.itemsize * (sum(n * n for n in sizes) + 2 * max(sizes) ** 2),
+            b.itemsize * (sum(n * n for n in sizes) + common * max(sizes) ** 2),
             f"second derivatives of the exact likelihood of {max(sizes)} rows",
             "use fewer rows, optimizer='lbfgs', or a machine with more memory",
         )
@@ -169,7 +171,7 @@ class ExactPoint:
     def _all_rows(self, state: _State, part: Array) -> Array:
         """Rows of a group put among all rows, with zeros for the rest."""
         rows = state.group.rows
-        return part if rows is None else _spread(self._b, part, rows, self._X.shape[0])
+        return part if rows is None else spread(self._b, part, rows, self._X.shape[0])
 
     def _priors(self) -> list[tuple[str, Prior]]:
         """Priors of what is learned, and the latents' prior, by the name of the block."""
@@ -238,7 +240,7 @@ class ExactPoint:
         xp = b.xp
         inverse, alpha, D = state.matrix, state.alpha, state.group.outputs
         dK, P = self._moved(state, move)
-        if 4 * alpha.shape[1] < alpha.shape[0]:
+        if _few(alpha):
             dalpha = -b.product(P, alpha)
             dG = _lower_of_products(b, [(P, inverse)], dK)
             dG *= 0.5 * D
@@ -292,10 +294,17 @@ class ExactPoint:
         return self._natural[name] * move if log else move
 
 
+def _few(Y: Array) -> bool:
+    """Whether products with Y (n, c) are cheap beside those of n × n matrices."""
+    n, c = Y.shape
+    few: bool = 4 * c < n
+    return few
+
+
 def _lower_of_products(b: Backend, pairs: list[tuple[Array, Array]], out: Array) -> Array:
     """The lower triangle of Σ A Bᵀ over pairs of n × n matrices, in ``out``: n³ flops a pair."""
     n = out.shape[0]
-    step = max(256, -(-n // 8))
+    step = max(128, -(-n // 8))
     for i0 in range(0, n, step):
         i1 = min(i0 + step, n)
         strips = [b.product(A[i0:i1, :], b.xp.matrix_transpose(B[:i1, :])) for A, B in pairs]

@@ -19,6 +19,7 @@ from gplvm_xp.optim.base import (
     finish,
 )
 from gplvm_xp.optim.batched import BatchObjective, BatchResult, minimise_batch
+from gplvm_xp.optim.certificate import Certificate
 from gplvm_xp.optim.lbfgs import LBFGS
 from gplvm_xp.optim.newton import NewtonProgress, NewtonResult, Point, newton_krylov
 from gplvm_xp.optim.scipy import ScipyLBFGSB
@@ -115,6 +116,7 @@ __all__ = [
     "BatchObjective",
     "BatchResult",
     "Callback",
+    "Certificate",
     "Limits",
     "Method",
     "NewtonProgress",

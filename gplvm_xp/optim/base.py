@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
+from gplvm_xp.optim.certificate import Certificate
 
 Status: TypeAlias = Literal[
     "converged", "max_steps", "stopped", "interrupted", "time_limit", "failed"
@@ -71,6 +72,8 @@ class OptResult:
         The reason, in words.
     values, grad_norms : tuple of float
         At the start and after each accepted step.
+    certificate : Certificate or None
+        What a second-order method has shown of ``x``.
     """
 
     x: Array
@@ -82,6 +85,7 @@ class OptResult:
     message: str
     values: tuple[float, ...]
     grad_norms: tuple[float, ...]
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,61 @@ def best_of(
     return best
 
 
+class Mixture(NamedTuple):
+    """Each row's density as a mixture of K Gaussians.
+
+    Attributes
+    ----------
+    x : array (K, N, d)
+    covariance : array (K, N, d, d)
+    weight : array (K, N)
+        Of sum 1 in each row.
+    """
+
+    x: Array
+    covariance: Array
+    weight: Array
+
+
+def mixture(
+    fun: BatchObjective,
+    anchors: Sequence[Array],
+    width: Array,
+    *,
+    max_steps: int,
+    gtol: float,
+    first_step: float,
+) -> Mixture:
+    """exp(−fun) times a prior of equal Gaussians around K anchors (N, d), by Laplace's method.
+
+    Each anchor a has its mode x_a of exp(−fun(x)) N(x; a, diag(width²)) and the curvature H_a
+    there, and the weight exp(−f_a) |H_a|^(−½). ``fun`` is a likelihood: f without a prior. Modes of
+    several anchors may coincide; their weights add up, as those of the prior's parts do.
+    """
+    b = backend.of(width)
+    xp = b.xp
+    K, (N, d) = len(anchors), anchors[0].shape
+    owner = xp.concat([xp.arange(N, dtype=xp.int64, device=b.device)] * K)
+    centre = xp.concat(list(anchors))
+
+    def near(x: Array, index: Array) -> tuple[Array, Array]:
+        f, g = fun(x, xp.take(owner, index, axis=0))
+        away = (x - xp.take(centre, index, axis=0)) / width
+        return f + 0.5 * xp.sum(away * away, axis=1), g + away / width
+
+    end = minimise_batch(near, centre, max_steps=max_steps, gtol=gtol, first_step=first_step)
+    # In units of the prior, which no curvature is below.
+    H = hessians(near, end.x) * width[:, None] * width
+    C, log_det = laplace(H, 1.0)
+    log_weight = xp.reshape(-end.value - 0.5 * log_det, (K, N))
+    weight = xp.exp(log_weight - xp.max(log_weight, axis=0, keepdims=True))
+    return Mixture(
+        xp.reshape(end.x, (K, N, d)),
+        xp.reshape(C * width[:, None] * width, (K, N, d, d)),
+        weight / xp.sum(weight, axis=0, keepdims=True),
+    )
+
+
 # A trial may lie anywhere, and one that fails is a value: NumPy need not warn of it.
 @np.errstate(all="ignore")
 def newton_step(fun: BatchObjective, x: Array, f: Array) -> tuple[Array, Array, Array]:
@@ -134,4 +189,4 @@ def laplace(H: Array, least: float) -> tuple[Array, Array]:
     return covariance, xp.sum(xp.log(values), axis=1)
 
 
-__all__ = ["Modes", "best_of", "hessians", "laplace", "newton_step"]
+__all__ = ["Mixture", "Modes", "best_of", "hessians", "laplace", "mixture", "newton_step"]

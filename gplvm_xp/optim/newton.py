@@ -42,13 +42,18 @@ class Point(Protocol):
 
 
 class NewtonProgress(NamedTuple):
-    """What a callback is told after each step; host numbers, arrays (...) for a batch."""
+    """What a callback is told after each step; host numbers, arrays (...) for a batch.
+
+    ``x`` is the point itself, on its device; where a step was rejected, the array of the step
+    before.
+    """
 
     step: int
     value: np.ndarray
     grad_norm: np.ndarray
     hvps: np.ndarray
     elapsed: float
+    x: Array
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ def newton_krylov(
     max_steps: int = 100,
     max_cg: int | None = None,
     radius: float = 10.0,
+    rounding: float = 10.0,
+    order: int | None = None,
     preconditioned: bool = True,
     time_limit: float | None = None,
     callback: Callable[[NewtonProgress], bool | None] | None = None,
@@ -116,6 +123,12 @@ def newton_krylov(
         CG steps an outer iteration; default min(d, 500) + 10.
     radius : float
         First trust radius, in the norm of P.
+    rounding : float
+        Rounding error of the value, in units of the dtype's spacing at max(|f|, 1). A predicted
+        decrease below it is judged by the gradient: a step is good where that becomes smaller.
+    order : int, optional
+        Order of the matrices in an evaluation, which decides about threads; default √(2 d), for
+        triangles or squares of parameters.
     preconditioned : bool
         Whether P is used (else the identity: for comparison).
     time_limit : float, optional
@@ -150,16 +163,16 @@ def newton_krylov(
         raise TypeError(f"x0 has dtype {x0.dtype}; expected real floating: convert it")
     if x0.ndim < 1 or x0.shape[-1] == 0 or math.prod(x0.shape) == 0:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; expected (..., d) with d of at least 1")
-    if not gtol >= 0 or not radius > 0 or max_steps < 0:
+    if not gtol >= 0 or not radius > 0 or max_steps < 0 or not rounding > 0:
         raise ValueError(
-            f"gtol={gtol!r}, radius={radius!r}, max_steps={max_steps!r} were given; expected "
-            "gtol >= 0, radius > 0, max_steps >= 0"
+            f"gtol={gtol!r}, radius={radius!r}, max_steps={max_steps!r}, rounding={rounding!r} "
+            "were given; expected gtol >= 0, radius > 0, max_steps >= 0, rounding > 0"
         )
-    search = _Search(at, x0, gtol, radius, max_cg or min(x0.shape[-1], 500) + 10, preconditioned)
+    cg = max_cg or min(x0.shape[-1], 500) + 10
+    search = _Search(at, x0, gtol, radius, rounding, cg, preconditioned)
     status: NewtonStatus
     try:
-        # A triangle or a square of parameters has matrices of about this order.
-        with search.b.calm(math.isqrt(2 * x0.shape[-1])):
+        with search.b.calm(order or math.isqrt(2 * x0.shape[-1])):
             status, message = search.run(max_steps, time_limit, callback)
     except KeyboardInterrupt:
         status, message = "interrupted", "interrupted by the keyboard; the best state is kept"
@@ -175,10 +188,12 @@ class _Search:
         x0: Array,
         gtol: float,
         radius: float,
+        rounding: float,
         max_cg: int,
         preconditioned: bool,
     ) -> None:
         self.b = backend.of(x0)
+        self.level = rounding * self.b.eps
         self.at, self.gtol, self.max_cg, self.preconditioned = at, gtol, max_cg, preconditioned
         lead = tuple(x0.shape[:-1])
         self.x = x0
@@ -218,7 +233,7 @@ class _Search:
             self.norms.append(self.norm)
             self.converged = (self.norm <= self.gtol) | self.rounding
             if callback is not None and callback(
-                NewtonProgress(step, self.value, self.norm, self.hvps, self._elapsed())
+                NewtonProgress(step, self.value, self.norm, self.hvps, self._elapsed(), self.x)
             ):
                 return "stopped", "stopped by the callback"
             if (self.converged | lost).all():
@@ -232,7 +247,7 @@ class _Search:
             self.hvps = self.hvps + used
             trial = self.at(self.x + d)
             f_new = trial.value
-            slack = 10.0 * b.eps * xp.where(xp.abs(f) > 1.0, xp.abs(f), 1.0)
+            slack = self.level * xp.where(xp.abs(f) > 1.0, xp.abs(f), 1.0)
             ratio = (f - f_new + slack) / (predicted + slack)
             finite = xp.isfinite(f_new)
             mask = xp.asarray(live, device=b.device)
@@ -245,6 +260,11 @@ class _Search:
             accepted, tiny, stuck = self._read_masks(
                 good, predicted <= slack, (self.radius < 1e-30) | ~moved
             )
+            if (accepted & tiny).any():
+                # Below rounding the value decides nothing; the gradient may still fall.
+                norm = b.to_host(xp.max(xp.abs(trial.gradient()), axis=-1))
+                accepted = accepted & ~(tiny & ~(norm < self.norm))
+                good = good & xp.asarray(accepted, device=b.device)
             self.steps = self.steps + accepted
             self.rejected = self.rejected + (live & ~accepted)
             if accepted[live].all() and live.all():
@@ -256,7 +276,6 @@ class _Search:
                 before = self.norm
                 f, g = point.value, point.gradient()
                 self._read(f, g)
-                # Below rounding the value decides nothing; the gradient may still fall.
                 self.stalled = np.where(tiny & ~(self.norm < 0.9 * before), self.stalled + 1, 0)
             else:
                 self.stalled = np.where(live & tiny, self.stalled + 1, self.stalled)
