@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from benchmarks.report import write
 from gplvm_xp import GPLVM, SparseGPLVM, datasets
 
-SIDE, PAIRS, SEED = 200, 20, 0
+SIDE, PAIRS, SEED = 200, 10, 0
 
 
 def magnification_map(model: Any) -> tuple[float, float, float]:
@@ -64,10 +64,10 @@ def curves(model: Any) -> dict[str, Any]:
         "length / straight, median": float(np.median(ratios)),
         "least": min(ratios),
         "most": max(ratios),
-        "to the nearest latent, straight": one[1],
-        "geodesic": two[1],
-        "to the nearest row, straight": one[2],
-        "geodesic ": two[2],
+        "to the nearest latent, straight": float(one[1]),
+        "geodesic": float(two[1]),
+        "to the nearest row, straight": float(one[2]),
+        "geodesic ": float(two[2]),
     }
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     oil = datasets.fetch_oil_flow()
     digits = datasets.load_digits()
     models = {
-        "oil flow, GPLVM": (oil.Y, GPLVM(2, max_iter=200)),
+        "oil flow, GPLVM": (oil.Y, GPLVM(2, max_iter=100)),
         "oil flow, SparseGPLVM (50)": (oil.Y, SparseGPLVM(2, n_inducing=50, random_state=SEED)),
         "digits, SparseGPLVM (100)": (
             digits.Y,

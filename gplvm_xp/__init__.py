@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         plot,
         posteriors,
         priors,
+        row_priors,
         testing,
         variational,
     )  # fmt: skip
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from gplvm_xp.estimators import (
         GPLVM,
         BayesianGPLVM,
+        LocalGPLVM,
         LogGaussianCoxProcess,
+        SharedGPLVM,
         SparseGPLVM,
         VariationalGP,
     )
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
 _HOME = {
     "BayesianGPLVM": "gplvm_xp.estimators",
     "GPLVM": "gplvm_xp.estimators",
+    "LocalGPLVM": "gplvm_xp.estimators",
     "LogGaussianCoxProcess": "gplvm_xp.estimators",
+    "SharedGPLVM": "gplvm_xp.estimators",
     "SparseGPLVM": "gplvm_xp.estimators",
     "VariationalGP": "gplvm_xp.estimators",
     "load": "gplvm_xp.io",
@@ -50,7 +55,7 @@ _HOME = {
 }
 _MODULES = (
     "datasets", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators",
-    "optim", "plot", "posteriors", "priors", "testing", "variational",
+    "optim", "plot", "posteriors", "priors", "row_priors", "testing", "variational",
 )  # fmt: skip
 
 
@@ -69,7 +74,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "GPLVM",
     "BayesianGPLVM",
+    "LocalGPLVM",
     "LogGaussianCoxProcess",
+    "SharedGPLVM",
     "SparseGPLVM",
     "VariationalGP",
     "datasets",
@@ -86,6 +93,7 @@ __all__ = [
     "plot",
     "posteriors",
     "priors",
+    "row_priors",
     "testing",
     "variational",
     "why_no_gpu",

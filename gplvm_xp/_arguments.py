@@ -29,7 +29,7 @@ KERNELS = {
     "bias": "Constant",
     "white": "White",
 }
-MODELS = ("exact", "bayesian", "sparse", "minibatch")
+MODELS = ("exact", "bayesian", "sparse", "minibatch", "local")
 # What they are called here, and by the library.
 LIKELIHOODS = {
     "gaussian": None,
@@ -75,11 +75,12 @@ def parser() -> argparse.ArgumentParser:
         default="exact",
         help="exact: every row, points; bayesian: latents with uncertainty, useless dimensions "
         "switched off; sparse: points, by inducing inputs; minibatch: the bayesian model by "
-        "batches of rows, also for counts and classes (exact)",
+        "batches of rows, also for counts and classes; local: points, by likelihoods of near rows, "
+        "for very many (exact)",
     )
     add(
         "-q", "--components", type=int, metavar="N",
-        help="latent dimensions (exact, sparse: 2; bayesian, minibatch: 10, or fewer columns)",
+        help="latent dimensions (exact, sparse, local: 2; bayesian, minibatch: 10, or fewer columns)",
     )  # fmt: skip
     add(
         "--kernel",
@@ -90,12 +91,12 @@ def parser() -> argparse.ArgumentParser:
     starts = ("pca", "ppca", "random", "isomap", "spectral", "kernel_pca")
     add("--init", choices=starts, default="pca", help="starting latents (pca)")
     add("--scale", action="store_true", help="divide each column by its standard deviation")
-    add("--max-iter", type=int, metavar="N", help="optimiser steps (all but minibatch; 500)")
+    add("--max-iter", type=int, metavar="N", help="optimiser steps (all but minibatch; 500; local: 1000)")
     add(
         "--tol",
         type=float,
         metavar="X",
-        help="gradient tolerance (all but minibatch; exact: 1e-5, others: 1e-4)",
+        help="gradient tolerance (all but minibatch; exact: 1e-5, local: 1e-3, others: 1e-4)",
     )
     add("--time-limit", type=float, metavar="S", help="stop after S seconds, keeping the best")
     add("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
@@ -105,7 +106,13 @@ def parser() -> argparse.ArgumentParser:
     add("--restarts", type=int, metavar="N", help="further starts (all but minibatch; 0)")
     add(
         "--inducing", type=int, metavar="M",
-        help="inducing inputs: more are slower and closer to the exact model (all but exact)",
+        help="inducing inputs: more are slower and closer to the exact model (bayesian, sparse, "
+        "minibatch)",
+    )  # fmt: skip
+    add(
+        "--back-constraint", choices=("kernel", "mlp"),
+        help="latents as a function of the data, so that near rows stay near and transform is fast "
+        "(exact, bayesian, minibatch; none)",
     )  # fmt: skip
     add("--approximation", choices=("vfe", "fitc", "dtc"), help="of the evidence (sparse; vfe)")
     words = tuple(LIKELIHOODS)
@@ -120,8 +127,21 @@ def parser() -> argparse.ArgumentParser:
         help="of counts: each row's mean counts are in proportion to its total, as those of cells "
         "and documents (bayesian, minibatch; alike)",
     )  # fmt: skip
-    add("--batch-size", type=int, metavar="N", help="rows of a step (minibatch)")
-    add("--epochs", type=int, metavar="N", help="passes over the rows (minibatch; enough for most)")
+    add("--batch-size", type=int, metavar="N", help="rows of a step (minibatch, local)")
+    add(
+        "--epochs", type=int, metavar="N",
+        help="passes over the rows (minibatch: enough for most; local: 50)",
+    )  # fmt: skip
+    add(
+        "--inference", choices=("vecchia", "neighbourhood"),
+        help="by all rows at once, or by steps that each look at some neighbourhoods, with "
+        "--batch-size and --epochs (local; vecchia)",
+    )  # fmt: skip
+    add(
+        "--neighbours", type=int, metavar="R",
+        help="rows that a row is looked at with: more are slower and closer to the exact model "
+        "(local; 32)",
+    )  # fmt: skip
     add(
         "--engine",
         choices=("serial", "dask", "mpi"),

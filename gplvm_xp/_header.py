@@ -1,10 +1,11 @@
-"""Kernels, priors, likelihoods and constructor parameters as JSON values, and back.
+"""Kernels, priors, likelihoods, encoders and constructor parameters as JSON values, and back.
 
 What JSON has no word for is an object with one ``$`` key: ``$float`` (inf, nan), ``$tuple``,
-``$dict``, ``$array`` (the name of an array of the file), and ``$class`` for a kernel or a prior or
-``$likelihood`` for a likelihood (a frozen dataclass by its name and fields; two keys, because a
-prior and a likelihood may have one name). Classes come from an explicit table, so reading a file
-can't name any other code.
+``$dict``, ``$array`` (the name of an array of the file), and ``$class`` for a kernel or a prior,
+``$likelihood`` for a likelihood, ``$encoder`` for an encoder or ``$row_prior`` for a prior that
+ties rows together (a frozen dataclass by its name and fields; a key for each kind, because a prior
+and a likelihood may have one name). Classes come from an explicit table, so reading a file can't
+name any other code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gplvm_xp import backend, kernels, likelihoods, priors
+from gplvm_xp import backend, encoders, kernels, likelihoods, optim, priors, row_priors
 from gplvm_xp.errors import ModelFileError
 
 # A class by the key that it is written under, and its name.
@@ -26,16 +27,19 @@ _HOMES: tuple[tuple[Any, type, str], ...] = (
     (kernels, kernels.Kernel, "$class"),
     (priors, priors.Prior, "$class"),
     (likelihoods, likelihoods.Likelihood, "$likelihood"),
+    (encoders, encoders.Encoder, "$encoder"),
+    (row_priors, row_priors.StructuredPrior, "$row_prior"),
+    (optim, optim.Certificate, "$certificate"),
 )
 
 
 def classes(strangers: Iterable[type] = ()) -> dict[tuple[str, str], type]:
-    """The table of classes: the library's kernels, priors and likelihoods, and a user's own.
+    """The table of classes: those of the library of every kind, and a user's own.
 
     Raises
     ------
     TypeError
-        If one of ``strangers`` is not a dataclass that extends Kernel, Prior or Likelihood.
+        If one of ``strangers`` is not a dataclass of one of the kinds.
     ValueError
         If its name is taken by another class.
     """
@@ -50,8 +54,7 @@ def classes(strangers: Iterable[type] = ()) -> dict[tuple[str, str], type]:
         if key is None:
             raise TypeError(
                 f"kernels holds {kind!r}; expected classes (not instances): frozen dataclasses "
-                "that extend gplvm_xp.kernels.Kernel, gplvm_xp.priors.Prior or "
-                "gplvm_xp.likelihoods.Likelihood"
+                f"that extend one of {', '.join(_bases())}"
             )
         if table.setdefault(key, kind) is not kind:
             raise ValueError(
@@ -62,7 +65,7 @@ def classes(strangers: Iterable[type] = ()) -> dict[tuple[str, str], type]:
 
 
 def _key(kind: object) -> tuple[str, str] | None:
-    """What a class is written under; None if it is no dataclass of one of the three kinds."""
+    """What a class is written under; None if it is no dataclass of one of the kinds."""
     if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         return None
     return next(((key, kind.__name__) for _, base, key in _HOMES if issubclass(kind, base)), None)
@@ -87,7 +90,7 @@ def encode(value: Any, store: Callable[[np.ndarray], str], where: str) -> Any:
         return items if isinstance(value, list) else {"$tuple": items}
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
         return {"$dict": {k: encode(v, store, f"{where}[{k!r}]") for k, v in value.items()}}
-    if isinstance(value, kernels.Kernel | priors.Prior | likelihoods.Likelihood):
+    if isinstance(value, tuple(base for _, base, _ in _HOMES)):
         return _encode_dataclass(value, store, where)
     if backend.is_array(value):
         array = np.asarray(backend.of(value).to_host(value))
@@ -95,8 +98,8 @@ def encode(value: Any, store: Callable[[np.ndarray], str], where: str) -> Any:
             return {"$array": store(array)}
     raise TypeError(
         f"{where} is {value!r} of type {type(value).__name__}; a model file takes numbers, text, "
-        "tuples, lists, dictionaries by text, numeric arrays, kernels, priors and likelihoods. Set "
-        "it to one of those before saving"
+        "tuples, lists, dictionaries by text, numeric arrays, kernels, priors, likelihoods and "
+        "encoders. Set it to one of those before saving"
     )
 
 
@@ -143,17 +146,28 @@ def decode(value: Any, fetch: Callable[[str], np.ndarray], table: Classes, where
             return {k: decode(v, fetch, table, f"{where}[{k!r}]") for k, v in items.items()}
         case {"$array": str(name)}:
             return fetch(name)
-        case {"$class": str(name), "fields": dict(fields)}:
+        case {"fields": dict(fields)} if form := _form(value):
             decoded = {k: decode(v, fetch, table, f"{where}.{k}") for k, v in fields.items()}
-            return _build(("$class", name), value.get("module"), decoded, table, where)
-        case {"$likelihood": str(name), "fields": dict(fields)}:
-            decoded = {k: decode(v, fetch, table, f"{where}.{k}") for k, v in fields.items()}
-            return _build(("$likelihood", name), value.get("module"), decoded, table, where)
+            return _build((form, value[form]), value.get("module"), decoded, table, where)
     raise ModelFileError(
         f"{where} of the header is {str(value)[:80]}; expected a plain value or an object with one "
-        "of the keys $float, $tuple, $dict, $array, $class, $likelihood. The file was damaged or "
-        "written by another program: save the model again"
+        f"of the keys $float, $tuple, $dict, $array, {', '.join(_forms())}. The file was damaged "
+        "or written by another program: save the model again"
     )
+
+
+def _forms() -> list[str]:
+    """The keys under which classes are written."""
+    return list(dict.fromkeys(form for _, _, form in _HOMES))
+
+
+def _form(value: Mapping[str, Any]) -> str:
+    """The one under which a class is written here; empty where none is."""
+    return next((form for form in _forms() if isinstance(value.get(form), str)), "")
+
+
+def _bases() -> list[str]:
+    return [f"{module.__name__}.{base.__name__}" for module, base, _ in _HOMES]
 
 
 def _build(

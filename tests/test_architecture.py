@@ -55,10 +55,12 @@ HOST_ONLY = {
 # module or folder: {call: why the number is the host's}. A call on `to_host(...)` needs none.
 HOST_NUMBERS: dict[str, dict[str, str]] = {
     "params.py": {"value.tolist()": "starting values are host numbers"},
-    "kernels/base.py": {
-        "float(v)": "starting values", "float(array)": "starting values", "float(other)": "2.0 * k",
+    "kernels/base.py": {"float(other)": "2.0 * k"},
+    "kernels/_fields.py": {
+        "float(v)": "starting values", "float(array)": "starting values",
+        "int(number)": "a name's digits",
     },
-    "kernels/compose.py": {"float(values[0])": "starting values", "int(number)": "a name's digits"},
+    "kernels/compose.py": {"float(values[0])": "starting values"},
     "optim/scipy.py": {
         "packed.item(0)": "read by the one bridge", "np.max(np.abs(packed[1:])).item()": "the same",
     },

@@ -616,7 +616,7 @@ USAGE_ERRORS = {
     ),
     "batches": (
         ["embed", "y.csv", "--model", "bayesian", "--batch-size", "5"],
-        "--batch-size was given with --model bayesian; it belongs to --model minibatch:",
+        "--batch-size was given with --model bayesian; it belongs to --model minibatch or local:",
     ),
     "steps of batches": (
         ["embed", "y.csv", "--model", "minibatch", "--max-iter", "5"],
@@ -625,7 +625,7 @@ USAGE_ERRORS = {
     "steps of counts": (
         ["embed", "y.csv", "--model", "bayesian", "--likelihood", "poisson", "--max-iter", "5"],
         "--max-iter was given with --model bayesian --likelihood poisson; it belongs to --model "
-        "exact or bayesian with Gaussian noise or sparse:",
+        "exact or bayesian with Gaussian noise or sparse or local:",
     ),
     "workers for batches": (
         ["embed", "y.csv", "--model", "minibatch", "--engine", "serial"],

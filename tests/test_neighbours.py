@@ -114,6 +114,7 @@ def test_questions_in_parts_and_threads(monkeypatch):
 def test_the_segments_of_a_device_are_used():
     """With 7 of 1500 columns the least entries are looked for in some segments only."""
     from gplvm_xp import backend
+
     rng = np.random.default_rng(5)
     for entries in (rng.standard_normal((20, 1500)), rng.integers(0, 3, (20, 1500)).astype(float)):
         value, where = least(backend.of(entries), entries, 7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -186,3 +188,39 @@ def test_callback_limits_and_interruption():
 def test_bad_settings(x0, options):
     with pytest.raises(ValueError, match="expected"):
         newton_krylov(Rosenbrock, x0, **options)
+
+
+class Noisy(Quadratic):
+    """A value with errors far above its spacing, and a gradient without."""
+
+    def __init__(self, x, d):
+        super().__init__(x, d, d)
+        self.value = self.value + 1e-7 * np.sin(1e9 * np.sum(x, axis=-1))
+
+
+def test_below_rounding_the_gradient_decides():
+    d = np.array([1.0, 3.0, 7.0])
+    settings = {"gtol": 1e-13, "max_steps": 40}
+    found = newton_krylov(lambda x: Noisy(x, d), np.full(3, 1e-3), rounding=1e10, **settings)
+    assert found.status == "converged", found.message
+    np.testing.assert_allclose(found.x, 1.0 / d, rtol=1e-12)
+    # Nothing is gained by a step that makes the gradient larger, whatever the value says.
+    norms = np.array(found.grad_norms)
+    assert np.all(np.diff(norms) <= 0.0)
+
+
+def test_a_callback_sees_the_point():
+    seen = []
+    newton_krylov(Rosenbrock, np.array([-1.2, 1.0]), callback=lambda p: seen.append((p.x, p.value)))
+    for x, value in seen:
+        assert Rosenbrock(x).value == value
+    repeated = [one is two for (one, _), (two, _) in itertools.pairwise(seen)]
+    same = [one == two for (_, one), (_, two) in itertools.pairwise(seen)]
+    assert repeated == same
+    assert True in repeated
+    assert False in repeated
+
+
+def test_the_rounding_level_is_checked():
+    with pytest.raises(ValueError, match="rounding=0"):
+        newton_krylov(Rosenbrock, np.ones(2), rounding=0)

@@ -25,10 +25,13 @@ from gplvm_xp.kernels import (
     RationalQuadratic,
     White,
 )
+from gplvm_xp.latents import RowFacts
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.objectives.bayesian import BayesianObjective, Observed
+from gplvm_xp.objectives.exact_point import ExactPoint
 from gplvm_xp.predict import NewRows, Posterior
 from gplvm_xp.priors import Gamma, Gaussian, LogNormal
+from gplvm_xp.row_priors import Discriminative, Dynamics, OverTime
 
 KERNELS = {
     "leaves": RBF(1.0, (0.8, 1.1)) + Matern32() + Matern52() + RationalQuadratic(),
@@ -98,6 +101,40 @@ def test_value_and_grad(guarded, lock, name, missing):
         KERNELS[name], groups_of(guarded.backend, Y), X, 0.2, latent_prior=Gaussian(),
         priors=PRIORS[name], held=frozenset({"noise"} - set(PRIORS[name])),
     )  # fmt: skip
+    x = fun.start()
+    lock(guarded)
+    f, g = fun.value_and_grad(x)
+    assert f.shape == ()
+    assert g.shape == x.shape
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_second_derivatives(guarded, lock, name, missing):
+    X, Y = problem(missing=missing)
+    fun = ExactObjective(
+        KERNELS[name], groups_of(guarded.backend, Y), X, 0.2, latent_prior=Gaussian(),
+        priors=PRIORS[name], held=frozenset({"noise"} - set(PRIORS[name])),
+    )  # fmt: skip
+    x = fun.start()
+    lock(guarded)
+    point = ExactPoint(fun, x)
+    u = point.gradient()
+    assert point.value.shape == ()
+    for product in (point.hvp, point.fisher, point.precondition):
+        assert product(u).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "prior", [Dynamics(fixed=()), Dynamics(residual=True), OverTime(fixed=()), Discriminative()],
+    ids=["dynamics", "steps", "time", "labels"],
+)  # fmt: skip
+def test_priors_of_rows(guarded, lock, prior):
+    X, Y = problem(missing=True)
+    b = guarded.backend
+    rows = RowFacts(9, np.array([4, 1, 4]), labels=np.arange(9) % 3, outputs=4)
+    own = prior.bind(b, rows, X)
+    fun = ExactObjective(RBF(), groups_of(b, Y), X, 0.2, own)
     x = fun.start()
     lock(guarded)
     f, g = fun.value_and_grad(x)

@@ -17,19 +17,23 @@ _CLASSES = {
     "bayesian": "BayesianGPLVM",
     "sparse": "SparseGPLVM",
     "minibatch": "BayesianGPLVM",
+    "local": "LocalGPLVM",
 }
 # Options that some models don't take: the parameter, and the models that do. Their default is None.
 _OWN = {
-    "restarts": ("n_restarts", ("exact", "bayesian", "sparse")),
-    "max_iter": ("max_iter", ("exact", "bayesian", "sparse")),
-    "tol": ("tol", ("exact", "bayesian", "sparse")),
+    "restarts": ("n_restarts", ("exact", "bayesian", "sparse", "local")),
+    "max_iter": ("max_iter", ("exact", "bayesian", "sparse", "local")),
+    "tol": ("tol", ("exact", "bayesian", "sparse", "local")),
     "inducing": ("n_inducing", ("bayesian", "sparse", "minibatch")),
     "approximation": ("approximation", ("sparse",)),
     "likelihood": ("likelihood", ("bayesian", "minibatch")),
     "exposure": ("exposure", ("bayesian", "minibatch")),
-    "batch_size": ("batch_size", ("minibatch",)),
-    "epochs": ("n_epochs", ("minibatch",)),
+    "batch_size": ("batch_size", ("minibatch", "local")),
+    "epochs": ("n_epochs", ("minibatch", "local")),
     "engine": ("engine", ("bayesian",)),
+    "inference": ("inference", ("local",)),
+    "neighbours": ("n_neighbors", ("local",)),
+    "back_constraint": ("back_constraint", ("exact", "bayesian", "minibatch")),
 }
 
 
@@ -61,6 +65,8 @@ def estimator(args: argparse.Namespace, values: np.ndarray) -> Any:
         own["likelihood"] = likelihood
     if model == "minibatch":
         own["inference"] = "minibatch"
+    if model != "exact" and "back_constraint" in own:
+        own["encoder"] = own.pop("back_constraint")
     return getattr(estimators, _CLASSES[args.model])(
         kernel=_kernel(args, values),
         init=args.init,

@@ -33,7 +33,7 @@ FEW = 5
 # From this share of missing entries on, latents are uncertain enough to be averaged over.
 GAPS = 0.1
 # What the defaults of the other models are.
-INDUCING, NEIGHBOURS = 50, 32
+INDUCING, NEIGHBOURS, EPOCHS = 50, 32, 50
 # Rows of the fit that shows the noise.
 PILOT = 200
 # eps · cond(K) from which a gradient has lost two of its digits or more: measured, a relative error
@@ -58,7 +58,8 @@ class Choice:
     ----------
     method : str
     seconds : float
-        Of a fit of ``max_iter`` steps; one that converges earlier is shorter.
+        Of a fit of ``max_iter`` steps, for a local one of its epochs; one that converges earlier is
+        shorter.
     bytes : int
         At the peak, beside the data.
     reason : str
@@ -262,19 +263,18 @@ def _costs(
     for share in (*(k / n for k in parts), 1.0):
         rows = sizes * share
         products = np.sum(1.15 * rows**3) + 3.0 * np.sum(rows**2) * (D / groups + 2 * q)
-        one += float(products / r.product + EXACT_PASSES * np.sum(rows**2) / r.element)
+        one = one + products / r.product + EXACT_PASSES * np.sum(rows**2) / r.element
     number = b.itemsize
     table = number * n * (D + 25 * q)
     pairs = n * M * (M + 1) / 2
     sparse = 6.0 * n * M * (M * groups + D) / r.product + SPARSE_PASSES * n * M / r.element
     bayes = 6.0 * pairs * (2 * q + 1) / r.product + BAYES_PASSES * pairs / r.element
     small = groups * 40.0 * M**3 / r.product
-    local = n * (R**3 / 3 + 2 * R**2 + 4 * R * (D + q)) / (SMALL * r.product)
-    local += LOCAL_PASSES * n * R**2 / r.element
+    block = (2 * R**3 + 6 * R**2 * D) / (SMALL * r.product) + LOCAL_PASSES * R**2 / r.element
     chunk = 2**27
     return {
         "exact": (one * evaluations, int(1.15 * number * float(sizes.max()) ** 2) + table),
-        "local": (local * evaluations, number * n * (2 * R + D) + table + chunk),
+        "local": (EPOCHS * n * block, number * n * (2 * R + D) + table + chunk),
         "sparse": ((sparse + small) * evaluations, table + chunk),
         "bayesian": ((bayes + sparse + small) * evaluations, 2 * table + chunk),
     }

@@ -31,6 +31,11 @@ def latent_prior(given: Any) -> Prior | None:
             f"latent_prior={given!r} is a density of positive numbers and latents have any sign; "
             "use gplvm_xp.priors.Gaussian, or a Prior of your own on the whole line"
         )
+    if isinstance(given, StructuredPrior):
+        raise ValueError(
+            f"latent_prior={given!r} ties rows together, which only the exact GPLVM learns; use "
+            "GPLVM, or latent_prior='gaussian'"
+        )
     if given is None or isinstance(given, Prior):
         return given
     if given == "gaussian":

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
+from gplvm_xp.encoders import Encoder
 from gplvm_xp.estimators._data import is_lazy, to_like
 from gplvm_xp.priors import Gaussian, Prior
 
@@ -27,6 +28,9 @@ _STILL = 1e-3
 
 class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Methods on a fitted embedding; a subclass conditions a posterior on it and says the rest."""
+
+    # With the weights that a fit learned, where rows were encoded.
+    encoder_: Encoder | None = None
 
     # -- contract --------------------------------------------------------------------------------
 
@@ -217,17 +221,27 @@ class FittedEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise ValueError("latents contain NaN or infinity; give finite positions")
         return latents
 
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        """What ``encoder_`` makes of complete rows (N, D), as it wants them: (N, k)."""
+        assert self.encoder_ is not None
+        b = backends.get(self.backend, self.embedding_, self.dtype)
+        return np.asarray(b.to_host(self.encoder_.encode(b, rows)), dtype=np.float64)
+
     def _centred(self, Y: np.ndarray) -> np.ndarray:
         return np.asarray((Y - self.mean_) / self.scale_)
 
     def _known(self, Y: np.ndarray) -> np.ndarray:
-        """Which training row each row of a table equals, (N,), the first of several; −1: none."""
-        # Sums of bits, modulo 2⁶⁴, say which of very many rows need a look.
-        weights = np.random.default_rng(0).integers(1, 2**63, Y.shape[1], dtype=np.uint64)
-        old, new = (np.ascontiguousarray(a).view(np.uint64) for a in (self.training_data_, Y))
-        near = np.flatnonzero(np.isin(old @ weights, new @ weights))
-        known = {self.training_data_[i].tobytes(): i for i in near[::-1]}
-        return np.array([known.get(row.tobytes(), -1) for row in Y], dtype=np.int64)
+        return known_rows(self.training_data_, Y)
 
 
-__all__ = ["FittedEmbedding"]
+def known_rows(table: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Which row of a table each row of Y equals, (N,), the first of several; −1: none."""
+    # Sums of bits, modulo 2⁶⁴, say which of very many rows need a look.
+    weights = np.random.default_rng(0).integers(1, 2**63, Y.shape[1], dtype=np.uint64)
+    old, new = (np.ascontiguousarray(a).view(np.uint64) for a in (table, Y))
+    near = np.flatnonzero(np.isin(old @ weights, new @ weights))
+    known = {table[i].tobytes(): i for i in near[::-1]}
+    return np.array([known.get(row.tobytes(), -1) for row in Y], dtype=np.int64)
+
+
+__all__ = ["FittedEmbedding", "known_rows"]

@@ -17,6 +17,7 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
 from gplvm_xp.estimators._endings import say_early_end
+from gplvm_xp.estimators._newton import NEWTON, second_order
 from gplvm_xp.estimators._progress import watched
 from gplvm_xp.kernels import Kernel
 from gplvm_xp.latents import Latents, Points, RowPrior, hold
@@ -135,7 +136,10 @@ def search(
             return ExactObjective(s.kernel, groups, where, s.noise, prior, s.priors, s.held, jitter)
 
         with watched(s.progress, s.max_iter, restart, s.callback) as callback:
-            objective, result, jitter = descend(make, s, s.jitter, s.max_iter, callback, _hopeless)
+            objective, result, jitter = descend(
+                make, s, s.jitter, s.max_iter, callback, _hopeless,
+                second_order if s.optimizer in NEWTON else first_order,
+            )  # fmt: skip
         theta, noise, Z = objective.values(result.x)
         return Found(
             s.kernel.with_theta(b.to_host(theta).astype(np.float64)),
@@ -167,6 +171,22 @@ def best_of(
     return best
 
 
+def first_order(
+    objective: Minimisable, s: Descent, steps: int, callback: Callback | None
+) -> OptResult:
+    """Minimise by values and gradients."""
+    return minimise(
+        objective.value_and_grad,
+        objective.start(),
+        method=s.optimizer,
+        max_steps=steps,
+        gtol=s.tol,
+        ftol=1e-3 * s.tol,
+        time_limit=s.time_left(),
+        callback=callback,
+    )
+
+
 def descend(
     make: Callable[[float], Goal],
     s: Descent,
@@ -174,6 +194,7 @@ def descend(
     steps: int,
     callback: Callback | None,
     hopeless: Callable[[float, float], str],
+    minimiser: Callable[[Goal, Descent, int, Callback | None], OptResult] = first_order,
 ) -> tuple[Goal, OptResult, float]:
     """Minimise ``make(jitter)``, with more jitter where its start can't be evaluated.
 
@@ -181,6 +202,8 @@ def descend(
     ----------
     hopeless : callable
         From the largest jitter tried, and that jitter over ``s.variance``, to the error's text.
+    minimiser : callable
+        From the objective, ``s``, the steps and the callback to the end.
 
     Returns
     -------
@@ -193,16 +216,7 @@ def descend(
     """
     for _ in range(1 + JITTER_TRIES):
         objective = make(jitter)
-        result = minimise(
-            objective.value_and_grad,
-            objective.start(),
-            method=s.optimizer,
-            max_steps=steps,
-            gtol=s.tol,
-            ftol=1e-3 * s.tol,
-            time_limit=s.time_left(),
-            callback=callback,
-        )
+        result = minimiser(objective, s, steps, callback)
         if math.isfinite(result.value) or result.status == "interrupted":
             return objective, result, jitter
         jitter = max(jitter, JITTER_FLOOR * s.variance) * JITTER_GROWTH

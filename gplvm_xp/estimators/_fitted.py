@@ -11,13 +11,15 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._checks import alone
 from gplvm_xp.estimators._data import table, to_like
-from gplvm_xp.estimators._embedding import FittedEmbedding
+from gplvm_xp.estimators._geometry import FittedSurface
 from gplvm_xp.estimators._rows import covariances, modes
+from gplvm_xp.geometry import Surface
+from gplvm_xp.latents import StructuredPrior
 from gplvm_xp.predict import Posterior
 from gplvm_xp.priors import Prior
 
 
-class FittedLatents(FittedEmbedding):
+class FittedLatents(FittedSurface):
     """Methods on the fitted state that a subclass's ``fit`` leaves: see :class:`gplvm_xp.GPLVM`."""
 
     # -- using it --------------------------------------------------------------------------------
@@ -27,14 +29,17 @@ class FittedLatents(FittedEmbedding):
 
         Each row is solved on its own with the true predictive density (mean and variance move with
         z) and the latent prior, from the best of the nearest training rows. A row that equals a
-        training row gets that row's fitted latents.
+        training row gets that row's fitted latents. With a back-constraint the latents are those
+        of ``encoder_``, which takes a small part of the time; only rows with missing entries, which
+        it can't take, are solved for.
 
         Parameters
         ----------
         X : array (N, D)
             NaN is missing; a row with nothing observed gets the prior's mode.
         return_cov : bool
-            Also return the Laplace covariance of the latents, (N, q, q).
+            Also return the Laplace covariance of the latents, (N, q, q): from the curvature of the
+            density at the latents that are returned.
 
         Returns
         -------
@@ -77,19 +82,31 @@ class FittedLatents(FittedEmbedding):
         """
         check_is_fitted(self)
         mean, variance = self._post().leave_one_out()
-        z = (self._centred(self.training_data_) - mean) ** 2 / variance
-        return np.asarray(-0.5 * (z + np.log(2.0 * np.pi * variance)) - np.log(self.scale_))
+        # Rows behind the last one with an observed entry are not there.
+        Y, out = self.training_data_[: len(mean)], np.full(self.training_data_.shape, np.nan)
+        z = (self._centred(Y) - mean) ** 2 / variance
+        out[: len(mean)] = -0.5 * (z + np.log(2.0 * np.pi * variance)) - np.log(self.scale_)
+        return out
 
     def _condition(self, b: Backend) -> Posterior:
         noise = self.noise_variance_ + self.jitter_
         Y = self._centred(self.training_data_)
         return Posterior.of(b, self.kernel_, noise, self._host_embedding, Y)
 
+    def _surface_of(self, posterior: Posterior) -> Surface:
+        return Surface.exact(posterior)
+
     def _prior(self) -> Prior | None:
         return alone(self.latent_prior)
 
     def _refuse_draws(self) -> None:
-        """Gaussian noise can be drawn."""
+        """Gaussian noise can be drawn; rows that depend on each other not one by one."""
+        if isinstance(self.latent_prior, StructuredPrior):
+            raise ValueError(
+                f"latent_prior={self.latent_prior!r} ties rows together, so that single rows can't "
+                "be drawn from it; draw frames that follow a sequence with "
+                "forecast(n_steps, n_samples=...), or latents yourself and call predict"
+            )
 
     def _outputs(self, X: Array, noise: bool) -> tuple[np.ndarray, np.ndarray]:
         latents = self._given(X)
@@ -110,8 +127,14 @@ class FittedLatents(FittedEmbedding):
         """Latents of rows; those of the training data are known already."""
         Z = np.empty((Y.shape[0], self._host_embedding.shape[1]))
         place = self._known(Y)
+        # A training row with nothing observed has the latents of its neighbours in time.
+        place[np.isnan(Y).all(axis=1)] = -1
         Z[place >= 0] = self._host_embedding[place[place >= 0]]
         new = place < 0
+        if self.encoder_ is not None:
+            whole = new & ~np.isnan(Y).any(axis=1)
+            Z[whole] = self._encoded(self._centred(Y[whole]))
+            new = new & ~whole
         if new.any():
             Z[new] = modes(self._post(), self._prior(), self._centred(Y[new]))[0]
         return Z

@@ -102,12 +102,12 @@ class FittedSurface(FittedEmbedding):
         n_points: int = 50,
         *,
         tol: float = 1e-3,
-        max_nodes: int = 1000,
+        max_nodes: int = 500,
     ) -> Geodesic:
         """The shortest curve between two latents under the metric, that is found.
 
         Equal steps of it move the data equally. A boundary value problem is solved from the
-        straight line and from the shortest path through neighbouring training latents. That takes
+        straight line, or from the shortest path through neighbouring training latents. That takes
         small differences, so it is done in float64 whatever the model's dtype. Where the solver
         does not converge the best curve so far is returned, with ``converged`` false.
 

@@ -17,8 +17,10 @@ from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators._checks import latent_prior
 from gplvm_xp.estimators._data import table, to_like
-from gplvm_xp.estimators._embedding import FittedEmbedding
+from gplvm_xp.estimators._geometry import FittedSurface
 from gplvm_xp.estimators._rows import placed, spreads
+from gplvm_xp.estimators._scales import linear_view
+from gplvm_xp.geometry import Surface
 from gplvm_xp.inducing import InducingPosterior
 from gplvm_xp.priors import Gaussian, Prior
 
@@ -26,7 +28,7 @@ from gplvm_xp.priors import Gaussian, Prior
 ANCHORS, COUNT_ANCHORS = 1000, 250
 
 
-class FittedInducing(FittedEmbedding):
+class FittedInducing(FittedSurface):
     """Methods on the fitted state that a subclass's ``fit`` leaves.
 
     n rows, D outputs, q latent dimensions, M inducing inputs, r groups of outputs; host arrays
@@ -57,11 +59,12 @@ class FittedInducing(FittedEmbedding):
 
         Uncertain latents: the mean of the q(z) = N(mean, variance) that maximises the row's own
         lower bound of ln p(row | training data), with what was learned held. Points: the mode of
-        the true predictive density and the latent prior. A row that equals a training row gets
-        that row's fitted latents. One that is only near it need not come near them: they maximise
-        a density with the row itself among the training data, and a new row's latents do not. A
-        model that was fitted to a Dask array does not keep its rows, so all are new to it. New rows
-        in a Dask array are computed, and the answer is NumPy's.
+        the true predictive density and the latent prior. With an encoder, complete rows get the
+        mean and the variance that it gives, in a small part of the time. A row that equals a
+        training row gets that row's fitted latents. One that is only near it need not come near
+        them: they maximise a density with the row itself among the training data, and a new row's
+        latents do not. A model that was fitted to a Dask array does not keep its rows, so all are
+        new to it. New rows in a Dask array are computed, and the answer is NumPy's.
 
         Parameters
         ----------
@@ -153,6 +156,9 @@ class FittedInducing(FittedEmbedding):
             None if gaussian else self.mean_,
         )
 
+    def _surface_of(self, posterior: InducingPosterior) -> Surface:
+        return Surface.inducing(posterior)
+
     def _prior(self) -> Prior | None:
         return latent_prior(self.latent_prior) if self._host_variance is None else Gaussian()
 
@@ -201,12 +207,23 @@ class FittedInducing(FittedEmbedding):
             return mean, var
         return mean * self.scale_ + self.mean_, var * self.scale_**2
 
+    def _inputs(self, Y: np.ndarray) -> np.ndarray:
+        """Rows in the data's own units, as an encoder takes them."""
+        if self._gaussian:
+            return self._centred(Y)
+        return linear_view(self.likelihood_, Y, self._exposures(Y))
+
     def _embed(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Latents of rows and their variances; those of the training data are known already."""
         place = self._known(Y)
         Z = self._host_embedding[place]
         variance = None if self._host_variance is None else self._host_variance[place]
         new = place < 0
+        whole = new & ~np.isnan(Y).any(axis=1)
+        if self.encoder_ is not None and variance is not None and whole.any():
+            both = self._encoded(self._inputs(Y[whole]))
+            Z[whole], variance[whole] = both[:, : Z.shape[1]], np.exp(both[:, Z.shape[1] :])
+            new = new & ~whole
         if new.any():
             Z[new], found, _ = self._placed(Y[new])
             if variance is not None:

@@ -9,29 +9,30 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gplvm_xp import backend as backends
-from gplvm_xp import init as starts
 from gplvm_xp._typing import Array
 from gplvm_xp.encoders import Encoder, encoder_of
-from gplvm_xp.estimators._checks import belief, check_held, check_parameters
+from gplvm_xp.estimators._auto import plan_fit
+from gplvm_xp.estimators._checks import OPTIMIZERS, belief, check_held, check_parameters
+from gplvm_xp.estimators._chosen import Chosen
 from gplvm_xp.estimators._coarse import fine, levels
 from gplvm_xp.estimators._data import Scaling, table, to_like
-from gplvm_xp.estimators._facts import row_facts
+from gplvm_xp.estimators._facts import row_facts, starting_latents
 from gplvm_xp.estimators._fit import (
     Search,
     gauge_blocks,
     generator,
     say_how_it_ended,
 )
-from gplvm_xp.estimators._fitted import FittedLatents
+from gplvm_xp.estimators._newton import NEWTON
 from gplvm_xp.estimators._saved import SavedArray, SavedValue
 from gplvm_xp.kernels import RBF, Kernel
 from gplvm_xp.latents import Points, StructuredPrior
-from gplvm_xp.optim import Progress
+from gplvm_xp.optim import Certificate, Progress
 from gplvm_xp.predict import Posterior
 from gplvm_xp.priors import Prior
 
 
-class GPLVM(FittedLatents):
+class GPLVM(Chosen):
     """Gaussian process latent variable model, exact, with point estimates of the latents.
 
     Every column of the centred data is a draw of one Gaussian process over the latents Z (n, q);
@@ -42,6 +43,11 @@ class GPLVM(FittedLatents):
     n_components : int
         q, the number of latent dimensions; smaller than the numbers of rows and of columns (both
         columns of a table of two may be kept, with a warning).
+    method : {"exact", "auto"}
+        "auto" measures this machine, predicts the seconds and bytes of an exact, a local, a sparse
+        and a Bayesian fit, prints them to the standard error stream, and fits the one that is
+        nearest to the exact model within ``time_limit`` (default ten minutes) and the free memory:
+        ``plan_``. If that is another model, it is kept in ``model_`` and answers for this one.
     kernel : Kernel, optional
         Structure and starting values; default an RBF of the data's variance and a lengthscale of
         one half: latents of unit prior width then span about eight lengthscales.
@@ -70,10 +76,13 @@ class GPLVM(FittedLatents):
     jitter : float
         Added to the covariance's diagonal as this multiple of the data's variance; part of the
         model. If the start has no Cholesky factor, it is raised tenfold up to six times.
-    optimizer : {"scipy", "lbfgs", "adam"}
-        SciPy's L-BFGS-B on the host, or L-BFGS or Adam where the data is.
+    optimizer : {"scipy", "lbfgs", "adam", "newton", "lbfgs+newton"}
+        SciPy's L-BFGS-B on the host, or L-BFGS or Adam where the data is. "newton" uses exact
+        second derivatives: it ends at a minimum to the last digits, with a certificate, and often
+        at a better one; a step costs some thirty evaluations and 24 (n q)² bytes. "lbfgs+newton"
+        begins with L-BFGS.
     max_iter : int
-        Accepted optimiser steps.
+        Accepted optimiser steps; of "newton" all steps tried.
     tol : float
         Converged where no gradient entry is larger than ``tol`` (nats per unit of the unconstrained
         vector), or where the objective no longer falls relative to its size by ``1e-3 tol``.
@@ -106,8 +115,14 @@ class GPLVM(FittedLatents):
         With the learned values.
     noise_variance_ : float
         σ², in squared units of the (scaled) data.
+    plan_ : Plan or None
+        With ``method="auto"``: what was predicted and chosen.
+    model_ : estimator or None
+        The model that was chosen, if it is not the exact one.
     latent_prior_ : StructuredPrior or None
         With the learned values, where ``latent_prior`` ties rows together.
+    sequences_, times_ : ndarray (s,), (n,) or None
+        The lengths and time stamps that ``fit`` was given.
     encoder_ : Encoder or None
         With the learned weights, where there is a back-constraint.
     mean_, scale_ : ndarray (D,)
@@ -116,6 +131,8 @@ class GPLVM(FittedLatents):
         What was added to the diagonal beside the noise.
     log_likelihood_ : float
         ln p(data | latents), nats, all constants, in the data's own units.
+    certificate_ : Certificate or None
+        What "newton" has shown of the end: see :class:`gplvm_xp.optim.Certificate`.
     loss_curve_ : ndarray
         Objective (negative log posterior) at the start and after each accepted step.
     n_iter_ : int
@@ -153,6 +170,8 @@ class GPLVM(FittedLatents):
         "scale_": SavedArray("D", holds="positive"),
         "loss_curve_": SavedArray("k", holds="any"),
         "training_data_": SavedArray("nD", holds="missing"),
+        "sequences_": SavedArray("s", dtype="int64", holds="positive", optional=True),
+        "times_": SavedArray("n", optional=True),
     }
     _saved_values: ClassVar[dict[str, SavedValue]] = {
         "noise_variance_": SavedValue(float, nonnegative=True),
@@ -162,12 +181,18 @@ class GPLVM(FittedLatents):
         "status_": SavedValue(str),
         "n_features_in_": SavedValue(int),
     }
-    _saved_objects: ClassVar[dict[str, type]] = {"kernel_": Kernel}
+    _saved_objects: ClassVar[dict[str, Any]] = {
+        "kernel_": Kernel,
+        "encoder_": Encoder | None,
+        "latent_prior_": StructuredPrior | None,
+        "certificate_": Certificate | None,
+    }
 
     def __init__(
         self,
         n_components: int = 2,
         *,
+        method: str = "exact",
         kernel: Kernel | None = None,
         init: Any = "pca",
         latent_prior: str | Prior | StructuredPrior | None = "gaussian",
@@ -190,6 +215,7 @@ class GPLVM(FittedLatents):
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
+        self.method = method
         self.kernel = kernel
         self.init = init
         self.latent_prior = latent_prior
@@ -247,15 +273,24 @@ class GPLVM(FittedLatents):
         prior = belief(self.latent_prior)
         structured = prior if isinstance(prior, StructuredPrior) else None
         Y = table(self, X, reset=True, empty_rows=structured is not None and structured.fills_rows)
-        check_parameters(self, Y, belief_of=belief)
+        check_parameters(self, Y, (*OPTIMIZERS, *NEWTON), belief)
         rows = row_facts(structured, Y, y, sequences, times)
         scaling = Scaling.of(Y, bool(self.scale))
         centred = scaling.forward(Y)
         variance = float(np.nanmean(centred**2))
+        encoder = encoder_of(self.back_constraint)
+        tied = "a back-constraint or a prior of rows" if encoder or structured else ""
+        parts = levels(self.coarse_to_fine, Y.shape[0], tied)
+        self.plan_ = self.model_ = None
+        if self.method == "auto":
+            self.plan_ = plan_fit(self, b, centred, parts, tied)
+            if self.plan_.method != "exact":
+                self._adopt(self.plan_, X)
+                return self
+        encoder = encoder and encoder.settled(centred)
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
         rng = generator(self)
-        encoder = encoder_of(self.back_constraint)
-        first = starts.latents(self.init, centred, self.n_components, rng)
+        first = starting_latents(b, self.init, centred, self.n_components, rng, structured, rows)
         held = gauge_blocks(kernel, self.n_components) if self.gauge == "fixed" else frozenset()
         check_held(self.priors or {}, held)
         if np.isnan(centred).any():
@@ -277,22 +312,16 @@ class GPLVM(FittedLatents):
             place=Points if encoder is None else partial(encoder.bind, b, centred),
             bind=None if structured is None else partial(structured.bind, b, rows),
         )
-        parts = levels(self.coarse_to_fine, Y.shape[0])
-        if parts and (encoder or structured):
-            raise ValueError(
-                f"coarse_to_fine={self.coarse_to_fine!r} was given, and the latents are tied "
-                "together by a back-constraint or a latent prior; expected free latents: use "
-                "coarse_to_fine=False"
-            )
         found = fine(b, centred, first, self.n_restarts, rng, plan, parts)
         self.kernel_, self.noise_variance_, self.jitter_ = found.kernel, found.noise, found.jitter
         self.latent_prior_ = structured and structured.with_values(found.values)
+        self.sequences_, self.times_ = rows.sequences, rows.times
         self.encoder_ = encoder and encoder.with_values(found.values)
         self.mean_, self.scale_ = scaling.mean, scaling.scale
         self.training_data_ = Y
         self.loss_curve_ = np.asarray(found.result.values)
         self.n_iter_ = found.result.steps
-        self.status_ = found.result.status
+        self.status_, self.certificate_ = found.result.status, found.result.certificate
         self._host_embedding = found.latents
         self.embedding_ = to_like(found.latents, X)
         self._posterior = self._condition(b)
@@ -303,10 +332,16 @@ class GPLVM(FittedLatents):
 
     def fit_transform(self, X: Array, y: Any = None, **fit_params: Any) -> Array:
         """Fit, and return the latents of the rows of X, (n, q)."""
-        return self.fit(X, y).embedding_
+        return self.fit(X, y, **fit_params).embedding_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.back_constraint is None
+        return tags
 
     def _restored(self) -> None:
         """Refuse parts of a file that don't fit each other."""
+        self.plan_ = self.model_ = None
         D, q = self.mean_.size, self.embedding_.shape[1]
         if self.n_features_in_ != D:
             raise ValueError(
@@ -319,6 +354,9 @@ class GPLVM(FittedLatents):
             raise ValueError(
                 f"its kernel does not fit the {q} latent dimensions of its embedding_: {error}"
             ) from error
+        if self.encoder_ is not None:
+            self.encoder_.check(D, q)
+        self._check_sequences()
 
 
 __all__ = ["GPLVM"]

@@ -6,9 +6,9 @@ along it (Tosi, Hauberg, Vellido & Lawrence, UAI 2014, section 3, have the Euler
 
   ẋ = G(x)⁻¹p,  ṗ = −∂H/∂x = ½ ∂_x (ẋᵀG(x)ẋ) with ẋ held,  x(0), x(1) given,
 
-which SciPy's collocation solves (Kierzenka & Shampine, ACM TOMS 27, 2001). It begins from curves
-whose energy has been minimised over broken lines: the straight line, and the shortest path through
-neighbouring training latents, which goes round places where nothing is known.
+which SciPy's collocation solves (Kierzenka & Shampine, ACM TOMS 27, 2001). It begins from a curve
+of sine waves whose energy has been minimised, from the straight line and from the shortest path
+through neighbouring training latents, which goes round places where nothing is known.
 
 All of it happens in latents w, x = x(0) + ℓ A⁻ᵀw, where A Aᵀ is the mean metric along those curves
 and ℓ a length: there the metric is about the identity and every number about 1, whatever the units.
@@ -33,12 +33,13 @@ from gplvm_xp.optim import minimise
 # The graph has at most so many training latents, joined to so many neighbours; the former are
 # chosen from at most so many.
 _ANCHORS, _NEIGHBOURS, _CANDIDATES = 500, 8, 5000
-# Segments of the broken lines, and points at which a solution is measured.
-_SEGMENTS, _FINE = 40, 201
+# Waves of the curves from which the solver begins, and begins again; points at which curves are
+# measured.
+_WAVES, _FINE = (40, 80), 201
 # Of the mean metric, added to it: a dimension that the outputs do not feel has a metric of zero.
 _RIDGE = 1e-8
-# A solution longer than a broken line by more than this share is not the shortest curve.
-_SLACK = 1e-2
+# A solution longer than where it began by more than this share is another curve.
+_SLACK = 1e-3
 # Gauss and Legendre's rule of three points on [0, 1].
 _NODES = 0.5 + np.array([-0.5, 0.0, 0.5]) * np.sqrt(0.6)
 _WEIGHTS = np.array([5.0, 8.0, 5.0]) / 18.0
@@ -58,7 +59,7 @@ class Geodesic:
         ½ ∫ ẋᵀGẋ dt, ½ length² at constant speed.
     converged : bool
         Whether the boundary value problem was solved to its tolerance, and by the shortest curve
-        that was met. Otherwise ``path`` is the best broken line.
+        that was met. Otherwise ``path`` is a curve of sine waves, the one of least energy.
     message : str
         How it ended.
     """
@@ -78,7 +79,7 @@ def geodesic(
     *,
     n_points: int = 50,
     tol: float = 1e-3,
-    max_nodes: int = 1000,
+    max_nodes: int = 500,
 ) -> Geodesic:
     """The shortest curve from ``start`` to ``end`` that is found.
 
@@ -113,31 +114,34 @@ def geodesic(
     if np.array_equal(start, end):
         path = np.repeat(start[None, :], n_points, axis=0)
         return Geodesic(path, 0.0, 0.0, True, "start and end are one point")
-    lines = [_resampled(surface, line) for line in _lines(surface, start, end, anchors)]
+    lines = [_resampled(surface, line, _FINE) for line in _lines(surface, start, end, anchors)]
     frame = _Frame.along(surface, lines)
-    broken = [_Broken.near(frame, frame.inside(line)) for line in lines]
-    relaxed = sorted((line.relaxed() for line in broken), key=frame.length)
-    best = frame.length(relaxed[0])
+    ends, fine = frame.inside(lines[0][[0, -1]]), np.linspace(0.0, 1.0, _FINE)
+    first = _Waves(frame, ends, _WAVES[0])
+    curves = [first.relaxed(first.of(frame.inside(line))) for line in lines]
+    best = min(curves, key=lambda c: frame.length(first.at(c, fine)[0]))
     failed = ""
-    for line in relaxed:
-        solution = _solved(frame, line, tol, max_nodes)
+    for count in _WAVES:
+        waves = _Waves(frame, ends, count)
+        best = best if count == first.count else waves.relaxed(best)
+        length = frame.length(waves.at(best, fine)[0])
+        mesh = np.linspace(0.0, 1.0, 2 * count + 1)
+        solution = _solved(frame, *waves.at(best, mesh), tol, max_nodes)
         if solution.success:
-            fine = solution.sol(np.linspace(0.0, 1.0, _FINE))[: start.size].T
-            if frame.length(fine) <= (1.0 + _SLACK) * best:
-                path = solution.sol(np.linspace(0.0, 1.0, n_points))[: start.size].T
-                path, fine = frame.outside(path), frame.outside(fine)
-                path[0], path[-1] = start, end
-                return Geodesic(path, *_measured(surface, fine), True, "converged")
-            failed = failed or "solve_bvp found a longer curve, not the shortest"
-        failed = failed or f"solve_bvp: {solution.message}"
-    fine = _resampled(surface, frame.outside(relaxed[0]))
-    path = _resampled(surface, fine, n_points)
-    path[0], path[-1] = start, end
+            path, fine_path = (
+                _pinned(frame.outside(solution.sol(t)[: start.size].T), start, end)
+                for t in (np.linspace(0.0, 1.0, n_points), fine)
+            )
+            if curve_length(surface, fine_path) <= (1.0 + _SLACK) * length:
+                return Geodesic(path, *_measured(surface, fine_path), True, "converged")
+        failed = "it found a longer curve" if solution.success else solution.message.rstrip(".")
+    fine_path = _resampled(surface, frame.outside(waves.at(best, fine)[0]), _FINE)
     message = (
-        f"{failed}; this is the broken line of {_SEGMENTS} segments of least energy: try a larger "
-        "tol or max_nodes, or nearer ends"
+        f"solve_bvp failed: {failed}; this is the curve of {_WAVES[-1]} waves of least energy: try "
+        "a larger tol or max_nodes, or nearer ends"
     )
-    return Geodesic(path, *_measured(surface, fine), False, message)
+    path = _pinned(_resampled(surface, fine_path, n_points), start, end)
+    return Geodesic(path, *_measured(surface, fine_path), False, message)
 
 
 def curve_length(surface: Surface, path: np.ndarray) -> float:
@@ -199,7 +203,7 @@ def _lines(
     surface: Surface, start: np.ndarray, end: np.ndarray, anchors: np.ndarray
 ) -> Iterator[np.ndarray]:
     """The straight line, and the shortest path through the anchors where there is one."""
-    yield np.stack([start, end])
+    yield np.linspace(start, end, _FINE)
     some = anchors[:: max(1, anchors.shape[0] // _CANDIDATES)]
     some = some[maxmin(some)[:_ANCHORS]]
     points, places = np.unique(np.vstack([start, end, some]), axis=0, return_inverse=True)
@@ -217,57 +221,76 @@ def _lines(
     while before[chain[-1]] >= 0:
         chain.append(before[chain[-1]])
     if chain[-1] == begin and len(chain) > 2:
-        yield points[chain[::-1]]
+        # A long edge may cross steep and flat places: equal parts of it need not be equally long.
+        parts = [np.linspace(a, c, 9)[1:] for a, c in itertools.pairwise(points[chain[::-1]])]
+        yield np.concatenate([start[None, :], *parts])
 
 
 @dataclass(frozen=True)
-class _Broken:
-    """Broken lines near one with S segments, in the frame, and their energy.
+class _Waves:
+    """Curves of K sine waves about the straight line from w₀ to w₁, in the frame.
 
-    E = ½ S Σ_s Σ_g ω_g Δ_sᵀG(w_s + c_g Δ_s)Δ_s with Δ_s = w_{s+1} − w_s, by the rule of three
-    points that lengths are measured with: by one point a segment, the line would hop over what is
-    steep. In the flat metric of the frame its Hessian is S times the matrix (−1, 2, −1), R⁻ᵀR⁻¹;
-    in u, w = line + R u, it is the identity, and L-BFGS needs few steps.
+    w(t) = w₀ + t (w₁ − w₀) + Σ_k c_k √2 sin(kπt)/(kπ). In the flat metric of the frame the Hessian
+    of the energy ½ ∫ ẇᵀGẇ dt in c is the identity, so that L-BFGS needs few steps; and where the
+    metric is smooth the curve of least energy is soon the geodesic.
+
+    Attributes
+    ----------
+    frame : _Frame
+    ends : ndarray (2, q)
+    count : int
+        K.
     """
 
     frame: _Frame
-    line: np.ndarray
-    root: np.ndarray
+    ends: np.ndarray
+    count: int
 
-    @classmethod
-    def near(cls, frame: _Frame, line: np.ndarray) -> _Broken:
-        S = line.shape[0] - 1
-        laplacian = S * (2.0 * np.eye(S - 1) - np.eye(S - 1, k=1) - np.eye(S - 1, k=-1))
-        return cls(frame, line, np.linalg.inv(np.linalg.cholesky(laplacian)).T)
+    def at(self, c: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points and velocities (N, q) at times t (N,), of coefficients c (K, q)."""
+        sines, cosines = self._waves(t)
+        across = self.ends[1] - self.ends[0]
+        return self.ends[0] + t[:, None] * across + sines @ c, across + cosines @ c
 
-    def at(self, u: np.ndarray) -> np.ndarray:
-        w = self.line.copy()
-        w[1:-1] += self.root @ u.reshape(w.shape[0] - 2, w.shape[1])
-        return w
+    def of(self, line: np.ndarray) -> np.ndarray:
+        """The coefficients of the curve next to a line (T, q) at equal times, (K, q)."""
+        times = np.linspace(0.0, 1.0, line.shape[0])
+        off = line - self.at(np.zeros((self.count, line.shape[1])), times)[0]
+        t, share = self._rule()
+        off = np.stack([np.interp(t, times, column) for column in off.T], axis=1)
+        k = np.pi * np.arange(1, self.count + 1)
+        return np.asarray((k**2)[:, None] * (self._waves(t)[0].T @ (share[:, None] * off)))
 
     def energy(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        w = self.at(u)
-        S, q = w.shape[0] - 1, w.shape[1]
-        steps = np.broadcast_to(np.diff(w, axis=0)[:, None, :], (S, _NODES.size, q))
-        places = w[:-1, None, :] + _NODES[:, None] * steps
-        f, gw, gv = self.frame.speed(places.reshape(-1, q), steps.reshape(-1, q))
-        share = 0.5 * S * _WEIGHTS[:, None]
-        gw, gv = share * gw.reshape(steps.shape), share * gv.reshape(steps.shape)
-        # Node g moves with (1 − c_g) of the segment's first end and with c_g of its last.
-        last = np.sum(_NODES[:, None] * gw + gv, axis=1)
-        first = np.sum(gw, axis=1) - last
-        value = 0.5 * S * np.sum(f.reshape(S, -1) @ _WEIGHTS)
-        return np.asarray(value), (self.root.T @ (last[:-1] + first[1:])).ravel()
+        """½ ∫ ẇᵀGẇ dt and its gradient, of flat coefficients (K q,)."""
+        t, share = self._rule()
+        f, gw, gv = self.frame.speed(*self.at(u.reshape(self.count, -1), t))
+        sines, cosines = self._waves(t)
+        slope = 0.5 * (sines.T @ (share[:, None] * gw) + cosines.T @ (share[:, None] * gv))
+        return np.asarray(0.5 * np.sum(share * f)), slope.ravel()
 
-    def relaxed(self) -> np.ndarray:
-        """The one of least energy, (S + 1, q)."""
-        size = (self.line.shape[0] - 2) * self.line.shape[1]
-        end = minimise(self.energy, np.zeros(size), max_steps=200, gtol=1e-4, ftol=1e-7)
-        return self.at(end.x)
+    def relaxed(self, c: np.ndarray) -> np.ndarray:
+        """The coefficients of least energy near c (k, q), k up to K, (K, q)."""
+        start = np.concatenate([c, np.zeros((self.count - c.shape[0], c.shape[1]))])
+        end = minimise(self.energy, start.ravel(), max_steps=500, gtol=1e-5, ftol=1e-9)
+        return np.asarray(end.x.reshape(start.shape))
+
+    def _waves(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        k = np.pi * np.arange(1, self.count + 1)
+        phase = t[:, None] * k
+        return np.sqrt(2.0) * np.sin(phase) / k, np.sqrt(2.0) * np.cos(phase)
+
+    def _rule(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times and weights of an integral, four a half wave of the shortest."""
+        cells = -(-4 * self.count // 3)
+        t = (np.arange(cells)[:, None] + _NODES) / cells
+        return t.ravel(), np.tile(_WEIGHTS / cells, cells)
 
 
-def _solved(frame: _Frame, line: np.ndarray, tol: float, max_nodes: int):  # type: ignore[no-untyped-def]
-    """SciPy's solution of Hamilton's equations that begins from ``line``."""
+def _solved(  # type: ignore[no-untyped-def]
+    frame: _Frame, line: np.ndarray, velocity: np.ndarray, tol: float, max_nodes: int
+):
+    """SciPy's solution of Hamilton's equations that begins from a curve at equal times."""
     q = line.shape[1]
 
     def slopes(t: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -279,8 +302,7 @@ def _solved(frame: _Frame, line: np.ndarray, tol: float, max_nodes: int):  # typ
         return np.concatenate([first[:q] - line[0], last[:q] - line[-1]])
 
     t = np.linspace(0.0, 1.0, line.shape[0])
-    v = np.gradient(line, t, axis=0)
-    p = (frame.metric(line) @ v[:, :, None])[:, :, 0]
+    p = (frame.metric(line) @ velocity[:, :, None])[:, :, 0]
     # A step of Newton's may lead anywhere, and one that fails is a value.
     with np.errstate(all="ignore"):
         return solve_bvp(
@@ -289,6 +311,11 @@ def _solved(frame: _Frame, line: np.ndarray, tol: float, max_nodes: int):  # typ
 
 
 # -- measures ------------------------------------------------------------------------------------
+
+
+def _pinned(path: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The path with its ends exact."""
+    return np.concatenate([start[None, :], path[1:-1], end[None, :]])
 
 
 def _speeds(surface: Surface, x: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -313,16 +340,14 @@ def _measured(surface: Surface, path: np.ndarray) -> tuple[float, float]:
     return math.fsum(parts), 0.5 * parts.size * math.fsum(parts**2)
 
 
-def _resampled(surface: Surface, path: np.ndarray, points: int = _SEGMENTS + 1) -> np.ndarray:
+def _resampled(surface: Surface, path: np.ndarray, points: int) -> np.ndarray:
     """A broken line through the same points, at equal lengths."""
-    # A long segment may cross steep and flat places: equal parts of it need not be equally long.
-    fine = np.concatenate([np.linspace(a, c, 9)[:-1] for a, c in itertools.pairwise(path)])
-    fine = np.concatenate([fine, path[-1:]])
-    along = np.concatenate([[0.0], np.cumsum(_segments(surface, fine))])
+    along = np.concatenate([[0.0], np.cumsum(_segments(surface, path))])
     if along[-1] == 0.0:
+        # No output feels the way.
         along = np.arange(along.size) * 1.0
     at = np.linspace(0.0, along[-1], points)
-    return np.stack([np.interp(at, along, column) for column in fine.T], axis=1)
+    return np.stack([np.interp(at, along, column) for column in path.T], axis=1)
 
 
 __all__ = ["Geodesic", "curve_length", "geodesic"]

@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str], *, kernels: Iterable[type] = ()) -> Any:
     ----------
     path : str or path
     kernels : sequence of classes
-        Your own kernel (or prior, or likelihood) classes that the model uses.
+        Your own kernel (or prior, likelihood or encoder) classes that the model uses.
 
     Returns
     -------
@@ -66,9 +66,11 @@ def load(path: str | os.PathLike[str], *, kernels: Iterable[type] = ()) -> Any:
                 f"({__version__}) reads {', '.join(estimators())}. Load it with gplvm_xp "
                 f"{header['library_version']}, which wrote it"
             )
+        # What may be absent is, in a file of a version that did not know of it.
         forms = {
             k: dict | None if isinstance(None, base) else dict
             for k, base in kind._saved_objects.items()
+            if k in header or not isinstance(None, base)
         }
         _require(header, forms, str(path))
         model = kind(**_parameters(header, kind, archive, table))
@@ -155,7 +157,7 @@ def _parameters(header: dict[str, Any], kind: Any, archive: Archive, table: Any)
 def _objects(header: dict[str, Any], kind: Any, archive: Archive, table: Any) -> dict[str, Any]:
     out = {}
     for key, base in kind._saved_objects.items():
-        out[key] = decode(header[key], archive.array, table, key)
+        out[key] = decode(header.get(key), archive.array, table, key)
         if not isinstance(out[key], base):
             raise ModelFileError(
                 f"{key} of {archive.path} is {out[key]!r}; expected a "

@@ -331,10 +331,12 @@ def distances_jvp(A: Array, B: Array | None, dA: Array, dB: Array | None) -> Arr
     """d|a_i − b_j|² along (dA, dB), (..., n, m)."""
     xp = backend.of(A).xp
     other, dother = (A, dA) if B is None or dB is None else (B, dB)
-    rows = xp.sum(A * dA, axis=-1)
-    columns = xp.sum(other * dother, axis=-1)
-    cross = A @ xp.matrix_transpose(dother) + dA @ xp.matrix_transpose(other)
-    return 2.0 * (rows[..., :, None] + columns[..., None, :] - cross)
+    # One product, as for the distances themselves, and one pass over the matrix.
+    rows = 2.0 * xp.sum(A * dA, axis=-1, keepdims=True)
+    columns = 2.0 * xp.sum(other * dother, axis=-1, keepdims=True)
+    left = xp.concat([-2.0 * A, -2.0 * dA, rows, xp.ones_like(rows)], axis=-1)
+    right = xp.concat([dother, other, xp.ones_like(columns), columns], axis=-1)
+    return left @ xp.matrix_transpose(right)
 
 
 __all__ = ["Bend", "Radial", "distances_jvp", "pull_distances"]

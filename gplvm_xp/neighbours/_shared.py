@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator
 from numbers import Integral
@@ -50,13 +51,17 @@ def check_count(k: Any, n: int) -> int:
     ValueError
         Unless it is an integer from 1 to n.
     """
-    if isinstance(k, bool) or not isinstance(k, Integral) or int(k) < 1:
-        raise ValueError(f"{k!r} neighbours were asked for; expected an integer of 1 or more")
-    if int(k) > n:
+    wrong = f"{k!r} neighbours were asked for; expected an integer of 1 or more"
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise ValueError(wrong)
+    count: int = operator.index(k)
+    if count < 1:
+        raise ValueError(wrong)
+    if count > n:
         raise ValueError(
             f"{k} neighbours were asked for and there are n = {n} rows; expected at most {n}"
         )
-    return int(k)
+    return count
 
 
 def workers(m: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -80,7 +82,7 @@ def _by_trees(X: np.ndarray, k: int) -> np.ndarray:
     out = np.full((n, k), -1, dtype=np.int64)
     begin = 0
     while begin < kept.size:
-        end = min(max(int(_GROWTH * begin), 4 * k), kept.size)
+        end = min(max(math.ceil(_GROWTH * begin), 4 * k), kept.size)
         tree = cKDTree(X[kept[:end]])
         for part in query_parts(end - begin):
             places = np.arange(begin, end)[part]
@@ -100,7 +102,7 @@ def _of_tree(
 ) -> np.ndarray:
     """Predecessors of ``kept[places]`` among the tree's points, which are the first of ``kept``."""
     out = np.full((places.size, k), -1, dtype=np.int64)
-    rest, size = np.arange(places.size), min(int(_GROWTH * k) + _MORE, tree.n)
+    rest, size = np.arange(places.size), min(math.ceil(_GROWTH * k) + _MORE, tree.n)
     while rest.size:
         own = places[rest]
         distance, index = tree.query(X[kept[own]], k=size, workers=workers(rest.size))

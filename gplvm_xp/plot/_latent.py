@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,7 @@ def latent(
     mean over the training rows. With one latent dimension the outputs are drawn against it: mean
     curves with bands of two standard deviations.
 
+    Frames that follow one another under a latent prior over sequences are joined by a thin line.
     Where the latents have a posterior of their own (``embedding_variance_``), a pale ellipse around
     each point has one standard deviation as its half axes; points that are known to less than their
     own size show none.
@@ -116,6 +118,8 @@ def latent(
     ax = axes(ax, (width + 2.3, height + 1.3))
     if uncertainty:
         _image(model, background, Z, dims, low, high, resolution, ax)
+    for part in _sequences(model, n):
+        ax.plot(*points[part].T, color=_NO_LABEL, linewidth=0.7, zorder=2)
     _scatter(ax, points[:, 0], points[:, 1], classes, sd)
     for path, curve in zip(paths, curves, strict=True):
         _curve(ax, path[:, list(dims)], "-" if isinstance(curve, Geodesic) else ":")
@@ -137,6 +141,15 @@ def _title(model: Any, n: int, q: int) -> str:
     D = model.training_data_.shape[1]
     dimensions = "dimension" if q == 1 else "dimensions"
     return f"{type(model).__name__}: {n} rows of {D} columns in {q} latent {dimensions}"
+
+
+def _sequences(model: Any, n: int) -> list[slice]:
+    """Rows that form trajectories, where the model knows of any."""
+    prior = getattr(model, "latent_prior_", None)
+    if prior is None or "sequences" not in prior.uses:
+        return []
+    lengths = [n] if model.sequences_ is None else model.sequences_
+    return [slice(a, z) for a, z in itertools.pairwise([0, *np.cumsum(lengths)])]
 
 
 def _frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +202,11 @@ def _magnification(
     model: Any, grid: np.ndarray, dims: tuple[int, int]
 ) -> tuple[np.ndarray, float | None, str]:
     """Of areas in the plane of the map, whatever other dimensions there are."""
+    if not hasattr(model, "metric_tensor"):
+        raise ValueError(
+            f"background='magnification' needs a model with a metric, and {type(model).__name__} "
+            "has none; use background='uncertainty'"
+        )
     plane = host(model.metric_tensor(grid))[:, list(dims)][:, :, list(dims)]
     values = log_volume(plane) / np.log(10.0)
     # Where the metric is singular the image has a hole and the scale has no end.

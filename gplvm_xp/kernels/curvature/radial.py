@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gplvm_xp import backend
-from gplvm_xp._typing import Array
+from gplvm_xp._typing import Array, Namespace
 from gplvm_xp.kernels._fields import over_points
 from gplvm_xp.kernels.base import Gradients
 from gplvm_xp.kernels.curvature.base import Curvature, Tangent
@@ -40,20 +40,24 @@ class RadialCurvature(Curvature):
         dB = None if B is None else dZ / ell - B * rate
         du = distances_jvp(A, B, dA, dB)
         p = self.kernel.profile_bend(b, b.squared_distances(A, B, self.kernel.factor), e)
-        dk, dslope = p.slope * du, p.bend * du
-        for d, in_k, in_slope in zip(de, p.extra, p.extra_slope, strict=True):
-            dk, dslope = dk + d * in_k, dslope + d * in_slope
-        dslope = dvariance * p.slope + variance * dslope
 
         def values() -> tuple[Array, Array]:
+            dk = p.slope * du
+            for d, in_k in zip(de, p.extra, strict=True):
+                dk = dk + d * in_k
             return variance * p.k, dvariance * p.k + variance * dk
 
         def pullback(G: Array, dG: Array | None) -> Gradients:
-            W = variance * (G * p.slope)
-            dW = G * dslope
+            # W and its change over σ²: what σ² does is linear, and left to the end.
+            W = G * p.slope
+            dW = (G * p.bend) * du
+            for d, in_slope in zip(de, p.extra_slope, strict=True):
+                dW = dW + d * (G * in_slope)
             if dG is not None:
-                dW = dW + variance * (dG * p.slope)
+                dW = dW + dG * p.slope
             (gA, dgA), (gB, dgB) = pull_moving(W, dW, A, B, dA, dB)
+            gA, dgA = variance * gA, variance * dgA + dvariance * gA
+            gB, dgB = variance * gB, variance * dgB + dvariance * gB
             along = over_points(A * gA)
             dalong = over_points(dA * gA + A * dgA)
             dgX = (dgA - gA * rate) / ell
@@ -64,15 +68,18 @@ class RadialCurvature(Curvature):
                 dgZ = (dgB - gB * rate) / ell
             if ell.shape[0] == 1:
                 along, dalong = (xp.sum(a, keepdims=True) for a in (along, dalong))
-            head = [xp.sum(G * dk)]
-            if dG is not None:
-                head[0] = head[0] + xp.sum(dG * p.k)
+            head = [_sum(xp, W, du)]
             for i, in_k in enumerate(p.extra):
-                change = dvariance * in_k + variance * p.extra_slope[i] * du
+                total = _sum(xp, G, in_k)
+                head[0] = head[0] + de[i] * total
+                change = _sum(xp, G * p.extra_slope[i], du)
                 for d, both in zip(de, p.extra_bend[i], strict=True):
-                    change = change + (variance * d) * both
-                total = xp.sum(G * change)
-                head.append(total if dG is None else total + variance * xp.sum(dG * in_k))
+                    change = change + d * _sum(xp, G, both)
+                if dG is not None:
+                    change = change + _sum(xp, dG, in_k)
+                head.append(dvariance * total + variance * change)
+            if dG is not None:
+                head[0] = head[0] + _sum(xp, dG, p.k)
             return xp.concat([xp.stack(head), (along * rate - dalong) / ell]), dgX, dgZ
 
         return Tangent(values, pullback)
@@ -105,6 +112,11 @@ def pull_moving(
     if B is None:
         return (first[0] + second[0], first[1] + second[1]), second
     return first, second
+
+
+def _sum(xp: Namespace, a: Array, b: Array) -> Array:
+    """Σ a ∘ b, over all axes."""
+    return xp.sum(xp.vecdot(a, b))
 
 
 __all__ = ["RadialCurvature", "pull_moving"]
