@@ -32,7 +32,7 @@ from benchmarks.reconstruction import averaged
 from gplvm_xp import SharedGPLVM, datasets
 from gplvm_xp.metrics import negative_log_density, root_mean_squared_error
 
-TRAIN, TEST, PAIRED = 500, 300, 60
+TRAIN, TEST, PAIRED = 300, 250, 60
 DIMENSIONS = {"2": (2, 0), "2 + 1 + 1": (2, 1), "4 + 1 + 1": (4, 1), "6, None": (6, None)}
 Pair = tuple[np.ndarray, np.ndarray]
 # What a method answers: means, and variances where it has them.

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gplvm_xp import (
         datasets,
+        encoders,
         engine,
         errors,
         io,
@@ -54,8 +55,8 @@ _HOME = {
     "why_no_gpu": "gplvm_xp.backend",
 }
 _MODULES = (
-    "datasets", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics", "operators",
-    "optim", "plot", "posteriors", "priors", "row_priors", "testing", "variational",
+    "datasets", "encoders", "engine", "errors", "io", "kernels", "kl", "likelihoods", "metrics",
+    "operators", "optim", "plot", "posteriors", "priors", "row_priors", "testing", "variational",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ __all__ = [
     "SparseGPLVM",
     "VariationalGP",
     "datasets",
+    "encoders",
     "engine",
     "errors",
     "io",

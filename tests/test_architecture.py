@@ -50,6 +50,7 @@ DEVICE_FLOORS = range(2, 6)
 HOST_ONLY = {
     "init.py": "starts are computed on the host, once",
     "_header.py": "a file's header holds host numbers",
+    "estimators/_auto.py": "a choice is made by shapes and clocks, on the host",
     "estimators/_targets.py": "targets are checked and encoded on the host",
 }
 # module or folder: {call: why the number is the host's}. A call on `to_host(...)` needs none.

@@ -11,7 +11,11 @@ from sklearn.exceptions import ConvergenceWarning
 from gplvm_xp import GPLVM, BayesianGPLVM, LocalGPLVM, SparseGPLVM, backend, datasets, load
 from gplvm_xp.backend import Backend
 from gplvm_xp.estimators import _auto
+from gplvm_xp.errors import NotEnoughMemoryError
 from gplvm_xp.estimators._auto import Rates, planned, rates, refuse_lost_gradient
+from gplvm_xp.predict import Posterior
+from gplvm_xp.priors import Gaussian
+from gplvm_xp.row_priors import Discriminative
 
 NUMPY = backend.get("numpy")
 
@@ -73,9 +77,24 @@ def test_memory_rules_a_model_out(machine):
 
 def test_nothing_else_will_do(machine):
     machine(memory=2**28)
-    assert plan(1000, only_exact="is tied").method == "exact"
+    barred = dict.fromkeys(("local", "sparse", "bayesian"), "is tied")
+    assert plan(1000, barred=barred).method == "exact"
     with pytest.raises(ValueError, match=r"no model for 6000 rows: exact: more than .*is tied"):
-        plan(6000, only_exact="is tied")
+        plan(6000, barred=barred)
+
+
+def test_missing_entries_cost_the_exact_model_a_matrix_for_each_pattern(machine):
+    Y = np.zeros((3000, 5))
+    whole = planned(NUMPY, Y, 2, max_iter=10, budget=1e9).choices[0].bytes
+    for column in range(4):
+        Y[column, column] = np.nan
+    holed = planned(NUMPY, Y, 2, max_iter=10, budget=1e9)
+    assert holed.choices[0].bytes - whole > 3.9 * 3000**2 * 8
+    # A fit refuses what predictions would not have room for, so that the plan must not choose it.
+    machine(memory=4 * 3000**2 * 8)
+    with pytest.raises(NotEnoughMemoryError):
+        Posterior.require_memory(NUMPY, Y)
+    assert planned(NUMPY, Y, 2, max_iter=10, budget=1e9).method != "exact"
 
 
 def test_costs_grow_as_counted(machine):
@@ -139,19 +158,23 @@ def test_a_fit_that_stays_exact_says_so(machine, capsys):
     assert np.array_equal(fit.embedding_, quiet(GPLVM(2, max_iter=20), Y).embedding_)
 
 
+def favour(monkeypatch, name):
+    """Only the model of this name is within the budget."""
+    real = _auto._costs
+
+    def costs(*given):
+        return {k: (1.0 if k == name else 1e9, size) for k, (_, size) in real(*given).items()}
+
+    monkeypatch.setattr(_auto, "_costs", costs)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "q"),
     [(LocalGPLVM, {}, 2), (BayesianGPLVM, {}, 6), (SparseGPLVM, {"time_limit": None}, 2)],
 )
 def test_the_chosen_model_answers(monkeypatch, tmp_path, kind, options, q):
     name = {LocalGPLVM: "local", BayesianGPLVM: "bayesian", SparseGPLVM: "sparse"}[kind]
-    real = _auto._costs
-
-    def costs(*given):
-        # Only the one that is asked for is within the budget.
-        return {k: (1.0 if k == name else 1e9, size) for k, (_, size) in real(*given).items()}
-
-    monkeypatch.setattr(_auto, "_costs", costs)
+    favour(monkeypatch, name)
     Y = table(D=8)
     shared = {"max_iter": 10, "random_state": 0}
     fit = quiet(GPLVM(q, method="auto", **shared, **options), Y)
@@ -180,6 +203,48 @@ def test_the_chosen_model_answers(monkeypatch, tmp_path, kind, options, q):
     assert np.array_equal(again.embedding_, fit.embedding_)
 
 
+def test_geometry_is_that_of_the_chosen_model(monkeypatch, machine):
+    Y = table(80)
+    fit = quiet(GPLVM(2, method="auto", max_iter=3, random_state=0), Y)
+    Z = fit.embedding_[:2]
+    exact = fit.metric_tensor(Z)
+    favour(monkeypatch, "sparse")
+    # What the exact fit has kept must not answer for the new one.
+    quiet(fit, Y)
+    alone = quiet(SparseGPLVM(2, max_iter=3, tol=1e-5, random_state=0), Y)
+    for name in ("jacobian", "metric_tensor", "magnification"):
+        assert np.array_equal(getattr(fit, name)(Z), getattr(alone, name)(Z))
+    assert not np.allclose(fit.metric_tensor(Z), exact)
+    favour(monkeypatch, "local")
+    monkeypatch.setattr(_auto, "EPOCHS", 1)
+    quiet(fit, Y)
+    with pytest.raises(ValueError, match="chose a LocalGPLVM, which has no slopes"):
+        fit.jacobian(Z)
+
+
+def test_what_is_given_goes_over_or_rules_a_model_out(monkeypatch, machine):
+    Y = table(80, D=8)
+    favour(monkeypatch, "bayesian")
+    wide = GPLVM(6, method="auto", max_iter=2, latent_prior=Gaussian(0.0, 2.0))
+    found = quiet(wide, Y).plan_
+    bayesian = next(c for c in found.choices if c.method == "bayesian")
+    assert found.method != "bayesian"
+    assert "latent_prior='gaussian' only" in bayesian.reason
+    favour(monkeypatch, "sparse")
+    fit = quiet(GPLVM(2, method="auto", max_iter=2, optimizer="adam"), Y)
+    assert fit.model_.optimizer == "adam"
+
+
+def test_other_array_libraries_get_their_own_covariances(monkeypatch, machine):
+    strict = pytest.importorskip("array_api_strict")
+    favour(monkeypatch, "sparse")
+    Y = strict.asarray(table(60))
+    fit = quiet(GPLVM(2, method="auto", max_iter=2, random_state=0), Y)
+    Z, C = fit.transform(Y[:3, :], return_cov=True)
+    assert type(C) is type(Z) is type(Y)
+    assert C.shape == (3, 2, 2)
+
+
 def test_single_precision_is_refused_where_the_gradient_would_be_lost(machine):
     Y = datasets.make_latent(400, D=6, q=2, seed=0, noise=1e-3).Y
     with pytest.raises(ValueError, match=r"condition number .* use dtype='float64'"):
@@ -197,6 +262,41 @@ def test_the_bound_on_the_precision_knows_noise_from_signal():
     refuse_lost_gradient(model, NUMPY, smooth)
     with pytest.raises(ValueError, match="would be rounding"):
         refuse_lost_gradient(model, single, smooth)
+
+
+def smooth_table():
+    Y = datasets.make_latent(300, D=6, q=1, seed=0, noise=1e-3).Y
+    return Y - Y.mean(axis=0)
+
+
+def test_the_bound_on_the_precision_sees_tables_without_a_complete_row():
+    single, Y = backend.get("numpy", dtype="float32"), smooth_table()
+    Y[np.arange(300), np.arange(300) % 6] = np.nan
+    with pytest.raises(ValueError, match="would be rounding"):
+        refuse_lost_gradient(GPLVM(2, dtype="float32"), single, Y)
+
+
+def test_the_bound_on_the_precision_needs_no_labels():
+    noisy = np.random.default_rng(0).standard_normal((60, 6))
+    labelled = GPLVM(2, dtype="float32", latent_prior=Discriminative())
+    refuse_lost_gradient(labelled, backend.get("numpy", dtype="float32"), noisy)
+
+
+def test_blocks_keep_the_gradient_longer_than_the_whole_table():
+    single = backend.get("numpy", dtype="float32")
+    Y = np.tile(datasets.make_latent(200, D=6, q=2, seed=0, noise=0.1).Y, (100, 1))
+    with pytest.raises(ValueError, match="would be rounding"):
+        refuse_lost_gradient(GPLVM(2, random_state=0), single, Y)
+    refuse_lost_gradient(GPLVM(2, random_state=0), single, Y, local=True)
+
+
+def test_a_key_pressed_in_the_small_fit_ends_the_whole(monkeypatch):
+    def pressed(self, *given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gplvm_xp.objectives.exact.ExactObjective.value_and_grad", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        refuse_lost_gradient(GPLVM(2), backend.get("numpy", dtype="float32"), smooth_table())
 
 
 def test_methods_that_are_none():

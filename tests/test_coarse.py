@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gplvm_xp import GPLVM, datasets
 from gplvm_xp.estimators._coarse import levels
 from gplvm_xp.metrics import nearest_neighbour_errors
+from gplvm_xp.predict import NewRows
 from gplvm_xp.row_priors import OverTime
 
 
@@ -41,7 +42,20 @@ def test_levels(given, n, expected):
 
 
 @pytest.mark.parametrize(
-    "given", [(), (300, 200), (200, 200), (640,), (0, 100), (1.5,), "yes", 3, None, (True, 100)]
+    "given",
+    [
+        (),
+        (300, 200),
+        (200, 200),
+        (640,),
+        (0, 100),
+        (1.5,),
+        "yes",
+        3,
+        None,
+        (True, 100),
+        np.array(3),
+    ],
 )
 def test_levels_that_are_none(given):
     with pytest.raises(ValueError, match=r"coarse_to_fine=.* expected True, False, or increasing"):
@@ -103,6 +117,23 @@ def test_a_part_that_is_interrupted_keeps_what_it_found(table):
     assert model.loss_curve_[-1] < plain.loss_curve_[0]
 
 
+def test_an_interruption_while_rows_are_placed_keeps_the_part(table, monkeypatch):
+    def pressed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NewRows, "rough", pressed)
+    sizes = []
+    model = GPLVM(2, coarse_to_fine=(80, 160), random_state=0, max_iter=3)
+    model.set_params(callback=lambda p: sizes.append(p.x.shape[0]))
+    with pytest.warns(ConvergenceWarning, match="interrupted by the keyboard"):
+        model.fit(table)
+    assert model.status_ == "interrupted"
+    # No later part, and no step of all rows.
+    assert len(set(sizes)) == 1
+    assert model.n_iter_ == 0
+    assert np.all(np.isfinite(model.embedding_))
+
+
 def test_time_that_is_up_in_a_part(table):
     model = GPLVM(2, coarse_to_fine=(80, 160), random_state=0, time_limit=0.0)
     with pytest.warns(ConvergenceWarning, match="time_limit=0 s reached"):
@@ -111,7 +142,9 @@ def test_time_that_is_up_in_a_part(table):
 
 
 def test_tied_latents_are_refused(table):
-    with pytest.raises(ValueError, match="prior of rows ties the latents together; expected free latents"):
+    with pytest.raises(
+        ValueError, match="prior of rows ties the latents together; expected free latents"
+    ):
         GPLVM(2, coarse_to_fine=True, latent_prior=OverTime()).fit(table, times=np.arange(640.0))
 
 

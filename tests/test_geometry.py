@@ -524,8 +524,8 @@ def test_energy_of_a_curve_of_waves_and_its_gradient():
     t = np.linspace(0.0, 1.0, 2001)
     w, velocity = waves.at(c, t)
     np.testing.assert_allclose(np.gradient(w, t, axis=0)[1:-1], velocity[1:-1], atol=1e-4)
-    parts = [curve_length(surface, frame.outside(w[i : i + 2])) for i in range(0, 2000)]
-    want = 0.5 * 2000 * np.sum(np.square(parts)) / frame.unit**2
+    f, _, _ = surface.squared_speed(frame.outside(w), velocity @ frame.map.T)
+    want = 0.5 * integrate.trapezoid(f, t) / frame.unit**2
     # (the rule has four points a half wave of the curve, and the metric bends too)
     np.testing.assert_allclose(waves.energy(c.ravel())[0], want, rtol=2e-3)
     # Coefficients of a curve of fewer waves are found again, and a straight line has none.
@@ -570,7 +570,7 @@ def test_bad_arguments_of_a_geodesic():
             geodesic(Surface.exact(p), *problem()[0][:2], problem()[0])
 
 
-@pytest.mark.only_backend("strict-device1-f64", "strictest", "torch-cpu", "emulated", "cupy")
+@pytest.mark.only_backend("strictest", "torch-cpu", "emulated", "cupy")
 def test_a_geodesic_of_arrays_elsewhere(case):
     X, Y = problem(q=2)
     want, got = (

@@ -117,7 +117,11 @@ def test_gradients_by_autograd():
     for b in index:
         z, y = Z[b.copy()], torch.tensor(Y[b])
         r2 = ((z[:, None] - z[None]) ** 2).sum(-1) / ell**2
-        K = variance * torch.exp(-0.5 * r2) + slope * z @ z.T + (noise + JITTER) * torch.eye(4).double()
+        K = (
+            variance * torch.exp(-0.5 * r2)
+            + slope * z @ z.T
+            + (noise + JITTER) * torch.eye(4).double()
+        )
         density = torch.distributions.MultivariateNormal(torch.zeros(4, dtype=torch.float64), K)
         blocks.append(-density.log_prob(y.T).sum())
     total = sum(blocks)
@@ -152,6 +156,7 @@ def test_steps_are_those_of_the_paper(adaptive):
     age, step, values = np.zeros(12), 0, []
     for epoch in range(2):
         index, seen = nearest(Z, 4), []
+        radius = np.median([np.linalg.norm(Z[row[0]] - Z[row[-1]]) for row in index])
         order = np.random.default_rng((5, epoch)).permutation(np.arange(12))
         for part in np.array_split(order, 4):
             rows, local = np.unique(index[part], return_inverse=True)
@@ -165,7 +170,7 @@ def test_steps_are_those_of_the_paper(adaptive):
                 v[rows] = 0.99 * v[rows] + 0.01 * gX**2
                 old = age[rows, None]
                 root = np.sqrt(v[rows] / (1 - 0.99**old)) + 1e-8
-                Z[rows] -= 1e-3 * factor * m[rows] / (1 - 0.8**old) / root
+                Z[rows] -= 1e-3 * radius * factor * m[rows] / (1 - 0.8**old) / root
                 mx, vx = 0.8 * mx + 0.2 * gx, 0.99 * vx + 0.01 * gx**2
                 root = np.sqrt(vx / (1 - 0.99**step)) + 1e-8
                 x = x - 1e-4 * factor * mx / (1 - 0.8**step) / root

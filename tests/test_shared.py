@@ -17,6 +17,7 @@ from gplvm_xp.estimators._shared_start import (
 from gplvm_xp.kernels import RBF, ActiveDims, Linear, Matern52, Periodic, White
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.objectives.shared import SharedObjective, UnitWidth, View
+from gplvm_xp.optim.modes import mixture
 from gplvm_xp.predict import NewRows, Posterior
 from gplvm_xp.priors import Gamma, Gaussian, LogNormal
 from gplvm_xp.testing import check_gradient
@@ -348,6 +349,40 @@ def test_directions_without_data_start_at_random():
 
 
 # -- new rows --------------------------------------------------------------------------------------
+
+
+def test_mixture_against_its_closed_form(case):
+    """Gaussian likelihoods and a prior of Gaussians: everything is known."""
+    b, rng = case.backend, np.random.default_rng(0)
+    N, K, d = 4, 3, 2
+    A = rng.standard_normal((N, d, 3))
+    A = A @ A.transpose(0, 2, 1) + 0.5 * np.eye(d)
+    y, width = rng.standard_normal((N, d)), np.array([0.4, 1.3])
+    anchors = [rng.standard_normal((N, d)) for _ in range(K)]
+    At, yt = b.asarray(A), b.asarray(y)
+
+    def fun(x, index):
+        away = x - b.xp.take(yt, index, axis=0)
+        g = b.xp.sum(b.xp.take(At, index, axis=0) * away[:, None, :], axis=2)
+        return 0.5 * b.xp.sum(away * g, axis=1), g
+
+    found = mixture(
+        fun, [b.asarray(a) for a in anchors], b.asarray(width),
+        max_steps=50, gtol=case.tolerance(1e-9, 1e-4), first_step=0.1,
+    )  # fmt: skip
+    x, C, weight = (case.to_numpy(a) for a in found)
+    assert x.shape == (K, N, d)
+    tight = {"rtol": case.tolerance(1e-6, 1e-2), "atol": case.tolerance(1e-7, 2e-3)}
+    want = np.empty((K, N))
+    for k in range(K):
+        for i in range(N):
+            own = np.linalg.inv(A[i] + np.diag(width**-2.0))
+            np.testing.assert_allclose(C[k, i], own, **tight)
+            mode = own @ (A[i] @ y[i] + anchors[k][i] / width**2)
+            np.testing.assert_allclose(x[k, i], mode, **tight)
+            law = stats.multivariate_normal(anchors[k][i], np.linalg.inv(A[i]) + np.diag(width**2))
+            want[k, i] = law.pdf(y[i])
+    np.testing.assert_allclose(weight, want / want.sum(axis=0), **tight)
 
 
 def new_rows(b, missing=False, seed=3, new=5):

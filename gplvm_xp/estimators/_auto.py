@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from sklearn.base import clone
 
 from gplvm_xp import backend as backends
 from gplvm_xp.backend import Backend
-from gplvm_xp.estimators._checks import OPTIMIZERS
+from gplvm_xp.estimators._checks import OPTIMIZERS, belief
+from gplvm_xp.latents import StructuredPrior
+from gplvm_xp.priors import Gaussian
 
 # Seconds that a fit may take where no time_limit says so.
 BUDGET = 600.0
@@ -36,8 +38,8 @@ GAPS = 0.1
 INDUCING, NEIGHBOURS, EPOCHS = 50, 32, 50
 # Rows of the fit that shows the noise.
 PILOT = 200
-# eps · cond(K) from which a gradient has lost two of its digits or more: measured, a relative error
-# of 5e-4 · 0.1 at 5e-4, and of 0.4 at 1.
+# eps · cond(K) from which a gradient has lost two of its digits or more: measured, its relative
+# error is 5e-5 at 5e-4, and 0.4 at 1.
 LOST = 0.025
 
 
@@ -169,16 +171,21 @@ def plan_fit(model: Any, b: Backend, Y: np.ndarray, parts: Sequence[int], tied: 
     ValueError
         If nothing fits, or the precision can't carry the gradient.
     """
+    barred: dict[str, str] = {}
+    if belief(model.latent_prior) != Gaussian():
+        barred["bayesian"] = "has latent_prior='gaussian' only"
     only = tied and f"can't have {tied}"
     if model.optimizer not in OPTIMIZERS:
         only = f"has no optimizer={model.optimizer!r}"
+    if only:
+        barred = dict.fromkeys(("local", "sparse", "bayesian"), only)
     plan = planned(
         b, Y, model.n_components, max_iter=model.max_iter, budget=model.time_limit, parts=parts,
-        only_exact=only,
+        barred=barred,
     )  # fmt: skip
     print(plan, file=sys.stderr, flush=True)
     if plan.method in ("exact", "local"):
-        refuse_lost_gradient(model, b, Y)
+        refuse_lost_gradient(model, b, Y, local=plan.method == "local")
     return plan
 
 
@@ -190,7 +197,7 @@ def planned(
     max_iter: int,
     budget: float | None,
     parts: Sequence[int] = (),
-    only_exact: str = "",
+    barred: Mapping[str, str] | None = None,
 ) -> Plan:
     """The model for a centred table (n, D), NaN for missing.
 
@@ -204,13 +211,13 @@ def planned(
         Seconds; None is :data:`BUDGET`.
     parts : sequence of int
         Rows of smaller fits that come first (coarse to fine).
-    only_exact : str
-        Why no other model will do; empty where one will.
+    barred : mapping of str to str, optional
+        By method, why it will not do.
 
     Raises
     ------
     ValueError
-        If nothing can be used: what was asked for is exact only and does not fit.
+        If nothing can be used: all that would do does not fit.
     """
     n, D = Y.shape
     gaps = np.isnan(Y)
@@ -220,9 +227,9 @@ def planned(
     costs = _costs(b, gaps, q, max_iter, parts)
     choices = []
     for method, (seconds, size) in costs.items():
-        reason = ""
-        if method != "exact" and only_exact:
-            reason = only_exact
+        reason = (barred or {}).get(method, "")
+        if reason:
+            pass
         elif method == "local" and gaps.any():
             reason = "needs complete rows"
         elif method == "local" and n <= NEIGHBOURS:
@@ -235,6 +242,7 @@ def planned(
         raise ValueError(
             f"method='auto' found no model for {n} rows: "
             + "; ".join(f"{c.method}: {c.reason}" for c in choices)
+            + "; use fewer rows, or a machine with more memory"
         )
     many = q > FEW or gaps.mean() >= GAPS
     order = ("exact", "bayesian", "sparse") if many else ("exact", "local", "sparse", "bayesian")
@@ -265,6 +273,8 @@ def _costs(
         products = np.sum(1.15 * rows**3) + 3.0 * np.sum(rows**2) * (D / groups + 2 * q)
         one = one + products / r.product + EXACT_PASSES * np.sum(rows**2) / r.element
     number = b.itemsize
+    # Predictions need a matrix for each pattern, evaluations one in all.
+    squares = float(np.sum(sizes**2))
     table = number * n * (D + 25 * q)
     pairs = n * M * (M + 1) / 2
     sparse = 6.0 * n * M * (M * groups + D) / r.product + SPARSE_PASSES * n * M / r.element
@@ -273,7 +283,7 @@ def _costs(
     block = (2 * R**3 + 6 * R**2 * D) / (SMALL * r.product) + LOCAL_PASSES * R**2 / r.element
     chunk = 2**27
     return {
-        "exact": (one * evaluations, int(1.15 * number * float(sizes.max()) ** 2) + table),
+        "exact": (one * evaluations, int(1.15 * number * squares) + table),
         "local": (EPOCHS * n * block, number * n * (2 * R + D) + table + chunk),
         "sparse": ((sparse + small) * evaluations, table + chunk),
         "bayesian": ((bayes + sparse + small) * evaluations, 2 * table + chunk),
@@ -289,40 +299,63 @@ LOCAL_PASSES = 12.0
 SMALL = 0.05
 
 
-def refuse_lost_gradient(model: Any, b: Backend, Y: np.ndarray) -> None:
+def refuse_lost_gradient(model: Any, b: Backend, Y: np.ndarray, *, local: bool = False) -> None:
     """Refuse a precision in which the likelihood's gradient would be noise.
 
     A fit of few rows in double precision shows the noise that it ends with; the covariance's
-    largest eigenvalue grows with the rows, and eps times their ratio says what is left.
+    largest eigenvalue grows with the rows, those of a block where the likelihood is ``local``, and
+    eps times their ratio says what is left.
 
     Raises
     ------
     ValueError
         If that is more than :data:`LOST`.
+    KeyboardInterrupt
+        If the small fit was interrupted: there is no state to keep.
     """
-    rows = np.flatnonzero(~np.isnan(Y).any(axis=1))
-    if b.itemsize >= 8 or rows.size <= model.n_components + 1:
+    if b.itemsize >= 8:
         return
-    part = Y[rows[:: max(1, rows.size // PILOT)][:PILOT]]
+    part = _few_rows(Y)
+    if min(part.shape) <= model.n_components + 1:
+        return
     pilot = clone(model).set_params(
         method="exact", dtype="float64", scale=False, max_iter=100, n_restarts=0, callback=None,
-        progress=False, coarse_to_fine=False, time_limit=None, backend="numpy",
+        progress=False, coarse_to_fine=False, time_limit=None, backend="numpy", optimizer="scipy",
     )  # fmt: skip
     if not isinstance(model.init, str):
         pilot.set_params(init="pca")
+    if isinstance(model.latent_prior, StructuredPrior):
+        # It speaks of all rows, and so may priors of its parameters.
+        pilot.set_params(latent_prior="gaussian", priors=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pilot.fit(part)
+    if pilot.status_ == "interrupted":
+        raise KeyboardInterrupt
     host = backends.get("numpy")
     K = pilot.kernel_.gram(host.asarray(pilot.kernel_.theta()), pilot._host_embedding)
-    largest = np.linalg.eigvalsh(K)[-1] * Y.shape[0] / part.shape[0]
+    if local:
+        # Rows of a block are near each other: all of their covariances are about the variance.
+        largest = np.mean(np.diagonal(K)) * min(NEIGHBOURS, Y.shape[0])
+    else:
+        largest = np.linalg.eigvalsh(K)[-1] * Y.shape[0] / part.shape[0]
     condition = largest / (pilot.noise_variance_ + pilot.jitter_)
     if b.eps * condition > LOST:
         raise ValueError(
             f"dtype='float32' was given, and the covariance's condition number will be about "
-            f"{condition:.1e}: {b.eps * condition:.2g} of the gradient would be rounding; use "
-            "dtype='float64'"
+            f"{condition:.1e}: eps times that is {b.eps * condition:.2g}, and above {LOST} too "
+            "much of the gradient would be rounding; use dtype='float64'"
         )
+
+
+def _few_rows(Y: np.ndarray) -> np.ndarray:
+    """Some rows of a table, complete ones where there are enough, without empty columns."""
+    seen = ~np.isnan(Y)
+    rows = np.flatnonzero(seen.all(axis=1))
+    if rows.size < PILOT:
+        rows = np.flatnonzero(seen.any(axis=1))
+    part = Y[rows[:: max(1, rows.size // PILOT)][:PILOT]]
+    return part[:, ~np.isnan(part).all(axis=0)]
 
 
 __all__ = ["Choice", "Plan", "plan_fit", "planned", "rates", "refuse_lost_gradient"]

@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.encoders import Encoder
 from gplvm_xp.estimators._auto import Plan
 from gplvm_xp.estimators._embedding import FittedEmbedding
-from gplvm_xp.estimators._fitted import FittedLatents
+from gplvm_xp.estimators._geometry import FittedSurface
 from gplvm_xp.estimators._sequences import FittedSequences
+from gplvm_xp.geometry import Surface
 from gplvm_xp.optim import Certificate
 from gplvm_xp.priors import Prior
 
 # What the other models take too, and what they leave as an exact one does.
 _GIVEN = (
     "n_components", "kernel", "init", "latent_prior", "priors", "gauge", "scale", "noise_variance",
-    "max_iter", "tol", "n_restarts", "time_limit", "callback", "progress", "backend", "dtype",
-    "random_state",
+    "optimizer", "max_iter", "tol", "n_restarts", "time_limit", "callback", "progress", "backend",
+    "dtype", "random_state",
 )  # fmt: skip
 _LEFT = (
     "embedding_", "_host_embedding", "kernel_", "noise_variance_", "mean_", "scale_", "jitter_",
@@ -49,10 +51,12 @@ class Chosen(FittedSequences):
             return super().transform(X, return_cov)
         if not return_cov:
             return self.model_.transform(X)
-        if isinstance(self.model_, FittedLatents) or not hasattr(self.model_, "inducing_inputs_"):
+        if not hasattr(self.model_, "inducing_inputs_"):
             return self.model_.transform(X, return_cov=True)
         Z, variance = self.model_.transform(X, return_var=True)
-        return Z, variance[:, :, None] * np.eye(variance.shape[1])
+        b = backends.of(variance)
+        eye = b.xp.eye(variance.shape[1], dtype=variance.dtype, device=b.device)
+        return Z, variance[:, :, None] * eye
 
     def score_samples(self, X: Array) -> Array:
         """See :meth:`FittedLatents.score_samples`, or the chosen model's."""
@@ -109,6 +113,8 @@ class Chosen(FittedSequences):
         self.log_likelihood_ = getattr(
             self.model_, "log_likelihood_", getattr(self.model_, "lower_bound_", np.nan)
         )
+        # An exact one that was fitted before.
+        self._posterior = None
         self.latent_prior_ = self.encoder_ = self.sequences_ = self.times_ = None
         self.certificate_ = None
 
@@ -121,7 +127,17 @@ class Chosen(FittedSequences):
         return super()._squared_slopes() if self.model_ is None else self.model_._squared_slopes()
 
     def _condition(self, b: Backend) -> Any:
-        return super()._condition(b) if self.model_ is None else self.model_._post()
+        return super()._condition(b) if self.model_ is None else self.model_._condition(b)
+
+    def _surface(self, double: bool = False) -> Surface:
+        if self.model_ is None:
+            return super()._surface(double)
+        if not isinstance(self.model_, FittedSurface):
+            raise ValueError(
+                f"method='auto' chose a {type(self.model_).__name__}, which has no slopes between "
+                "its neighbourhoods; use method='exact', SparseGPLVM or BayesianGPLVM"
+            )
+        return self.model_._surface(double)
 
     def _prior(self) -> Prior | None:
         return super()._prior() if self.model_ is None else self.model_._prior()

@@ -7,6 +7,7 @@ rows begins near its end. The last one, of all rows, then needs few evaluations.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -39,14 +40,15 @@ def levels(given: Any, n: int, tied: str = "") -> tuple[int, ...]:
         If ``coarse_to_fine`` is neither a truth value nor increasing numbers of rows below n, or
         parts of the rows make no sense.
     """
-    if tied and given is not False:
+    if tied and not (isinstance(given, bool | np.bool_) and not given):
         raise ValueError(
             f"coarse_to_fine={given!r} was given, and {tied} ties the latents together; expected "
             "free latents: use coarse_to_fine=False"
         )
     if isinstance(given, bool | np.bool_):
         return tuple(n // k for k in (8, 4, 2) if n // k >= LEAST) if given else ()
-    sizes = tuple(given) if isinstance(given, Sequence | np.ndarray) and len(given) else (0,)
+    listed = isinstance(given, Sequence | np.ndarray) and getattr(given, "ndim", 1) == 1
+    sizes = tuple(given) if listed and len(given) else (0,)
     whole = all(isinstance(k, Integral) and not isinstance(k, bool) for k in sizes)
     steps = zip((1, *sizes), (*sizes, n), strict=True)
     if isinstance(given, str) or not whole or any(a >= b for a, b in steps):
@@ -54,7 +56,7 @@ def levels(given: Any, n: int, tied: str = "") -> tuple[int, ...]:
             f"coarse_to_fine={given!r} was given; expected True, False, or increasing numbers of "
             f"rows between 2 and {n - 1}, such as ({max(n // 8, 2)}, {max(n // 2, 3)})"
         )
-    return tuple(int(k) for k in sizes)
+    return tuple(map(operator.index, sizes))
 
 
 def fine(
@@ -110,11 +112,16 @@ def prolonged(
         s = replace(s, kernel=found.kernel, noise=found.noise)
         latents = latents.copy()
         latents[known] = found.latents
-        halted = found.result.status in HALTED
-        new = np.sort(order[size:]) if halted else new
-        latents[new] = _placed(b, found, Y[known], Y[new], s, rng)
-        if halted:
-            return replace(s, max_iter=0, time_limit=None), latents, found.result
+        ended = found.result if found.result.status in HALTED else None
+        new = np.sort(order[size:]) if ended else new
+        try:
+            latents[new] = _placed(b, found, Y[known], Y[new], s, rng)
+        except KeyboardInterrupt:
+            # What the part has found is kept; rows without a place stay where they were.
+            message = "interrupted by the keyboard; the best state is kept"
+            ended = replace(found.result, status="interrupted", message=message)
+        if ended:
+            return replace(s, max_iter=0, time_limit=None), latents, ended
     return s, latents, None
 
 

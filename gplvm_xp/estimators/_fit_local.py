@@ -83,9 +83,11 @@ def search_vecchia(
     A round raises the likelihood given its neighbours, and loses some of that when they are found
     again: latents were moved apart from rows that they were compared with, and towards others that
     they were not. So what counts is the objective by the neighbours of the latents themselves, and
-    the best of these ends is the result. A search has "converged" where finding neighbours again
-    changes nothing after a round that had converged. It has "settled" where a round, as long as all
-    before it together, gained less than ``tol`` of the objective.
+    the best of these ends is the result. A round ends where latents have moved, root mean square,
+    by half the radius of a neighbourhood, or after as many steps as all before it together. A
+    search has "converged" where finding neighbours again changes nothing after a round that had
+    converged. It has "settled" where the latter half of its steps gained less than ``tol`` of the
+    objective.
 
     Parameters
     ----------
@@ -138,43 +140,58 @@ class _Rounds:
         self.jitter, self.grad_norm, self.steps, self.now = s.jitter, math.nan, 0, math.inf
         self.values: list[float] = []
         self.starts: list[int] = []
+        # The best objective by its own neighbours, and the steps that it took.
+        self.reached: list[tuple[int, float]] = []
+        # How far latents may move in a round, and whether the user has said stop.
+        self.reach, self.told = math.inf, False
 
     def search(self, callback: Callback | None) -> tuple[str, str]:
         """Rounds until the end: status and message."""
-        length, tol = _FIRST_ROUND, self.s.tol
+        tol, most = self.s.tol, self.s.max_iter
         objective = self._look()
         while True:
-            before = self.best.value
-            end = self._advance(objective, min(length, self.s.max_iter - self.steps), callback)
+            length = min(max(_FIRST_ROUND, self.steps), most - self.steps)
+            end = self._advance(objective, length, callback)
             if end.status == "interrupted":
                 return end.status, end.message
             objective = self._look()
-            value = self.now
-            size = max(1.0, abs(value))
-            if end.status in HALTED or (end.status == "failed" and not end.steps):
+            size = max(1.0, abs(self.now))
+            halted = self.told if end.status == "stopped" else end.status in HALTED
+            if halted or (end.status == "failed" and not end.steps):
                 return end.status, end.message
-            if end.status == "converged" and abs(value - end.value) <= 1e-3 * tol * size:
+            if end.status == "converged" and abs(self.now - end.value) <= 1e-3 * tol * size:
                 return "converged", "finding neighbours again changed nothing"
-            if length > _FIRST_ROUND and before - value <= tol * size:
-                return "settled", f"{end.steps} steps gained less than tol"
-            if self.steps >= self.s.max_iter:
-                return "max_steps", f"max_iter={self.s.max_iter} reached"
-            length *= 2
+            if self.steps >= 2 * _FIRST_ROUND and self._gain() <= tol * size:
+                return "settled", f"the latter half of {self.steps} steps gained less than tol"
+            if self.steps >= most:
+                return "max_steps", f"max_iter={most} reached"
+
+    def _gain(self) -> float:
+        """What the latter half of all steps gained."""
+        half = [value for steps, value in self.reached if 2 * steps <= self.steps]
+        return half[-1] - self.best.value
 
     def _look(self) -> VecchiaObjective:
         """The objective by the neighbours at the point, which is the best if it is lower there."""
         s, (kernel, noise, latents) = self.s, self.point
         order = maxmin(latents)
+        neighbours = predecessors(latents, order, self.size)
         objective = VecchiaObjective(
-            kernel, self.groups, latents, noise, order, predecessors(latents, order, self.size),
+            kernel, self.groups, latents, noise, order, neighbours,
             latent_prior=s.latent_prior, priors=s.priors, held=s.held, jitter=self.jitter,
         )  # fmt: skip
+        # With all rows as neighbours there are no others to be found.
+        if self.size < latents.shape[0] - 1:
+            full = np.flatnonzero(neighbours[:, -1] >= 0)
+            gap = latents[full] - latents[neighbours[full, -1]]
+            self.reach = 0.5 * float(np.median(np.sqrt(np.sum(gap * gap, axis=1))))
         b, x = objective.backend, objective.start()
         self.now = b.to_host(objective.value_and_grad(x)[0]).astype(np.float64).item()
         if self.now < self.best.value:
             fit = objective.likelihood(*objective.values(x))
             value = b.to_host(fit.value).astype(np.float64).item()
             self.best = _Best(self.point, self.now, value)
+        self.reached.append((self.steps, self.best.value))
         return objective
 
     def _advance(
@@ -186,8 +203,18 @@ class _Rounds:
         def make(jitter: float) -> VecchiaObjective:
             return objective if jitter == self.jitter else replace(objective, jitter=jitter)
 
+        start = b.asarray(self.point.latents)
+
+        def watch(progress: Progress) -> bool:
+            if after is not None and after(progress):
+                self.told = True
+                return True
+            move = objective.values(progress.x)[2] - start
+            square = b.xp.sum(move * move) / move.shape[0]
+            return b.to_host(square).item() > self.reach**2
+
         after = later(callback, self.steps)
-        own, result, self.jitter = descend(make, self.s, self.jitter, steps, after, _hopeless)
+        own, result, self.jitter = descend(make, self.s, self.jitter, steps, watch, _hopeless)
         theta, noise, X = own.values(result.x)
         self.point = _Point(
             kernel.with_theta(b.to_host(theta).astype(np.float64)),

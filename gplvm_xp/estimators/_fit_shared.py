@@ -92,7 +92,7 @@ def require_room(b: Backend, views: list[np.ndarray]) -> None:
     """
     squares = [np.unique(~np.isnan(Y), axis=1).sum(axis=0) ** 2 for Y in views]
     b.require_memory(
-        b.itemsize * sum(np.concatenate(squares).tolist()),
+        b.itemsize * np.sum(np.concatenate(squares)),
         f"the posterior of {len(views)} views of {views[0].shape[0]} rows with "
         f"{sum(s.size for s in squares)} missing-data pattern(s)",
         "use fewer rows or patterns, dtype='float32' (half of it), or a machine with more memory",

@@ -50,15 +50,15 @@ class FittedViews(BaseEstimator):  # type: ignore[misc]
         return self._split(self.scale_)
 
     @property
-    def shared_dims_(self) -> tuple[int, ...]:
+    def shared_dims_(self) -> np.ndarray:
         """Latent dimensions that two or more views use."""
-        return tuple(np.flatnonzero(self.uses_.sum(axis=0) > 1).tolist())
+        return np.flatnonzero(self.uses_.sum(axis=0) > 1)
 
     @property
-    def private_dims_(self) -> list[tuple[int, ...]]:
+    def private_dims_(self) -> list[np.ndarray]:
         """Latent dimensions that each view uses alone."""
         alone = self.uses_.sum(axis=0) == 1
-        return [tuple(np.flatnonzero(own * alone).tolist()) for own in self.uses_]
+        return [np.flatnonzero(own * alone) for own in self.uses_]
 
     def relevance(self) -> np.ndarray:
         """How much each latent dimension matters to each view, (V, q), largest 1 in each view.
@@ -247,7 +247,7 @@ class FittedViews(BaseEstimator):  # type: ignore[misc]
 
     def _condition(self, b: Backend) -> tuple[Posterior, ...]:
         centred = self._split(self._centred(self.training_data_))
-        noise = (self.noise_variances_ + self.jitters_).tolist()
+        noise = [a.item() for a in self.noise_variances_ + self.jitters_]
         parts = zip(self.kernels_, noise, centred, strict=True)
         return tuple(Posterior.of(b, k, s, self._host_embedding, Y) for k, s, Y in parts)
 
@@ -271,7 +271,7 @@ class FittedViews(BaseEstimator):  # type: ignore[misc]
         some = given(views, names)
         known = getattr(self, "feature_names_in_", None)
         labels = [None] * len(names) if known is None else self._split(known)
-        columns = dict(zip(names, zip(self.n_columns_.tolist(), labels, strict=True), strict=True))
+        columns = dict(zip(names, zip(self.n_columns_, labels, strict=True), strict=True))
         found = dict(zip(some, tables(some, reset=False, columns=columns), strict=True))
         rows = next(iter(found.values())).shape[0]
         parts = [found.get(name, np.full((rows, columns[name][0]), np.nan)) for name in names]

@@ -76,9 +76,10 @@ class LocalGPLVM(FittedLocal):
     max_iter : int
         Accepted optimiser steps over all rounds ("vecchia").
     tol : float
-        "vecchia" has settled where a round of steps, as long as all before it together, improves
-        the objective by less than this part of its size; a round ends where no gradient entry is
-        larger than ``tol``, or where steps gain less than ``1e-3 tol`` of the objective.
+        "vecchia" has settled where the latter half of its steps improved the objective by less than
+        this part of its size. A round of steps at the same neighbours ends where no gradient entry
+        is larger than ``tol``, or where steps gain less than ``1e-3 tol`` of the objective, or
+        where latents have moved by half the radius of a neighbourhood.
     n_restarts : int
         Further starts from the initial latents with standard normal noise of half their width
         added; the end of the least objective is kept.
@@ -89,7 +90,8 @@ class LocalGPLVM(FittedLocal):
         the table about once, and 1024 at most.
     learning_rate : float
         Of the latents ("neighbourhood"): with ``adaptive`` about the distance that a row moves in a
-        step, in units of the latents. It falls to zero along half a cosine over a fit.
+        step, as a part of the radius of a neighbourhood. It falls to zero along half a cosine over
+        a fit.
     kernel_learning_rate : float
         Of the logarithms of kernel parameters and noise ("neighbourhood").
     momentum : float
@@ -212,7 +214,7 @@ class LocalGPLVM(FittedLocal):
         n_restarts: int = 0,
         n_epochs: int = 50,
         batch_size: int | None = None,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.25,
         kernel_learning_rate: float = 0.02,
         momentum: float = 0.9,
         adaptive: bool = True,

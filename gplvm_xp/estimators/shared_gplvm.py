@@ -116,9 +116,9 @@ class SharedGPLVM(FittedViews):
     uses_ : ndarray (V, q) of int
         1 where a view uses a dimension. Where ``n_private`` is None: where its relevance to the
         view is 0.05 or more.
-    shared_dims_ : tuple of int
+    shared_dims_ : ndarray of int
         Dimensions that two or more views use.
-    private_dims_ : list of tuple of int
+    private_dims_ : list of ndarray of int
         Dimensions that each view uses alone.
     log_likelihood_ : float
         ln p(all views | latents), nats, all constants, in the data's own units.
@@ -265,7 +265,7 @@ class SharedGPLVM(FittedViews):
         private = check_shared(self, raw)
         scalings = [Scaling.of(Y, bool(self.scale)) for Y in raw]
         centred = [scaling.forward(Y) for scaling, Y in zip(scalings, raw, strict=True)]
-        variances = [np.nanmean(Y**2).item() for Y in centred]
+        variances = [float(np.nanmean(Y**2)) for Y in centred]
         kernels = kernels_of(self.kernel, len(raw))
         noises = noises_of(self.noise_variance, variances)
         dims = latent_dims(self.n_shared, private)
@@ -306,9 +306,9 @@ class SharedGPLVM(FittedViews):
         self._host_embedding = found.state.latents
         self.embedding_ = to_like(self._host_embedding, like)
         self._posteriors = self._condition(b)
-        density = sum(b.to_host(p.log_likelihood()).astype(np.float64) for p in self._posteriors)
-        units = np.sum(~np.isnan(self.training_data_) * np.log(self.scale_))
-        self.log_likelihood_ = np.asarray(density - units).item()
+        likelihood = sum(b.to_host(p.log_likelihood()).item() for p in self._posteriors)
+        Y = self.training_data_
+        self.log_likelihood_ = likelihood - float(np.sum(~np.isnan(Y) * np.log(self.scale_)))
         self.uses_ = np.zeros((len(raw), first.shape[1]), dtype=np.int64)
         if self.n_private is None:
             self.uses_[self.relevance() >= USED] = 1
@@ -334,7 +334,7 @@ class SharedGPLVM(FittedViews):
         if self.n_features_in_ != D or self.n_columns_.sum() != D:
             raise ValueError(
                 f"n_features_in_ is {self.n_features_in_} and n_columns_ is "
-                f"{self.n_columns_.tolist()}; expected {D} columns, those of its training_data_"
+                f"{self.n_columns_}; expected {D} columns, those of its training_data_"
             )
         for what, kind, parts in (
             ("kernels_", Kernel, self.kernels_),

@@ -7,6 +7,7 @@ arguments only. Memory is that of a few stacks, whatever the number of blocks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ from gplvm_xp.objectives.local import (
     joint,
     split_index,
 )
+
+# Rows of a square patch of latents that about one stack of blocks covers.
+_PATCH = 128
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,19 @@ class Blocks:
 def stacks(b: Backend, B: int, R: int, columns: int) -> list[slice]:
     """How many blocks go together: by their outputs where those are more than their covariances."""
     return b.stacks(B, R * min(max(R, columns), 2 * R))
+
+
+def nearby(X: np.ndarray) -> np.ndarray:
+    """An order (n,) of positions (n, q) in which those near each other come together.
+
+    Blocks of one stack then share most of their rows, which are read once from a large table.
+    Strips across the first dimension, each in the order of the second.
+    """
+    n = X.shape[0]
+    strips = max(1, math.isqrt(n // _PATCH))
+    rank = np.empty(n, dtype=np.int64)
+    rank[np.argsort(X[:, 0], kind="stable")] = np.arange(n)
+    return np.lexsort((X[:, min(1, X.shape[1] - 1)], rank * strips // n))
 
 
 class Summed(NamedTuple):
@@ -174,4 +191,4 @@ def summed(
     return Summed(value, gtheta, gnoise, points)
 
 
-__all__ = ["Blocks", "Part", "Summed", "stacks", "summed"]
+__all__ = ["Blocks", "Part", "Summed", "nearby", "stacks", "summed"]

@@ -41,15 +41,16 @@ class Pace:
     epochs : int
         Passes in which every centre is drawn once, in a new order.
     learning_rate : float
-        Of the latents, see ``adaptive``.
+        Of the latents: with ``adaptive`` about the length of a step as a part of the radius of a
+        neighbourhood, which is the median distance from a centre to the farthest of its block.
     kernel_learning_rate : float
         Of the logarithms of kernel parameters and noise.
     momentum : float
         What is kept of the direction before, 0 to below 1.
     adaptive : bool
         Whether each coordinate's direction is divided by the root of the running mean of its
-        squared gradient (Adam; Kingma & Ba 2015): rates are then about the length of a step. False
-        is the paper's rule, whose rates are lengths for a gradient of one nat per unit.
+        squared gradient (Adam; Kingma & Ba 2015). False is the paper's rule, whose rates are the
+        lengths of steps for a gradient of one nat per unit.
     ramp : int
         Steps at the beginning over which the rates rise from zero.
     centres : ndarray of int (c,) or None
@@ -63,7 +64,7 @@ class Pace:
     n_neighbors: int
     batch_size: int
     epochs: int
-    learning_rate: float = 0.05
+    learning_rate: float = 0.25
     kernel_learning_rate: float = 0.02
     momentum: float = 0.9
     adaptive: bool = True
@@ -186,6 +187,7 @@ class _Search:
         self._began = time.perf_counter()
         sizes = [len(self._batches(part)) for part in self.rounds()]
         self._total = max(pace.epochs * sum(sizes), 1)
+        self._rate = pace.learning_rate
 
     def seconds(self) -> float:
         """Since the beginning."""
@@ -204,6 +206,8 @@ class _Search:
         b, pace = self.objective.backend, self.pace
         X = self.state.rows[:, : self.q]
         index = nearest(X, pace.n_neighbors, rows=centres)
+        if pace.adaptive:
+            self._rate = pace.learning_rate * _radius(b.to_host(X), index)
         values = []
         for blocks in self._batches(index):
             # The first step is always taken.
@@ -239,7 +243,7 @@ class _Search:
         x, mx, vx = self._moved(
             s.x, s.m, s.v, gx, s.steps + 1, pace.kernel_learning_rate * factor, per_block
         )
-        X, m, v = self._moved(X, m, v, gX, age, pace.learning_rate * factor, 1.0)
+        X, m, v = self._moved(X, m, v, gX, age, self._rate * factor, 1.0)
         moved = b.scatter_add(
             s.rows, b.scatter_plan(rows, objective.rows), xp.concat([X, m, v, age], axis=1) - mine
         )
@@ -281,6 +285,12 @@ class _Search:
             status,
             message,
         )
+
+
+def _radius(X: np.ndarray, index: np.ndarray) -> float:
+    """The median distance (the mean where that is 0) from the first to the last of each block."""
+    far = np.sqrt(np.sum((X[index[:, 0]] - X[index[:, -1]]) ** 2, axis=1, dtype=np.float64))
+    return float(np.median(far)) or float(np.mean(far))
 
 
 __all__ = ["NeighbourhoodResult", "Pace", "search_neighbourhoods"]

@@ -25,7 +25,7 @@ from gplvm_xp.kernels import Kernel
 from gplvm_xp.latents import Latents, Points, RowPrior, spread
 from gplvm_xp.objectives.exact import Group
 from gplvm_xp.objectives.local import conditional
-from gplvm_xp.objectives.local_sums import Blocks, stacks, summed
+from gplvm_xp.objectives.local_sums import Blocks, nearby, stacks, summed
 from gplvm_xp.objectives.unknowns import Fit, Unknowns
 from gplvm_xp.params import Layout
 from gplvm_xp.priors import Prior
@@ -109,7 +109,8 @@ class VecchiaObjective:
             f"the nearest-neighbour likelihood of {n} rows with {R - 1} neighbours each",
             "use fewer neighbours, fewer rows, or a machine with more memory",
         )
-        index = [_index(self.neighbours, group.rows, n) for group in self.groups]
+        X = b.to_host(self.values(self.start())[2])
+        index = [_index(self.neighbours, group.rows, X) for group in self.groups]
         parts = zip(self.groups, index, strict=True)
         blocks = tuple(Blocks.of(b, rows, *group.Y.shape) for group, rows in parts)
         object.__setattr__(self, "blocks", blocks)
@@ -192,11 +193,13 @@ def _check_neighbours(order: np.ndarray, neighbours: np.ndarray, n: int) -> None
             )
 
 
-def _index(neighbours: np.ndarray, rows: np.ndarray | None, n: int) -> np.ndarray:
+def _index(neighbours: np.ndarray, rows: np.ndarray | None, X: np.ndarray) -> np.ndarray:
     """Blocks (r, k + 1) of the observed rows, each last in its own; short ones come first.
 
-    Numbers are those among the observed rows, −1 where there is none.
+    Numbers are those among the observed rows, −1 where there is none. Blocks that are near each
+    other in X (n, q) come together.
     """
+    n = X.shape[0]
     rows = np.arange(n) if rows is None else rows
     place = np.full(n + 1, -1, dtype=np.int32 if n < 2**31 else np.int64)
     place[rows] = np.arange(rows.size)
@@ -205,7 +208,10 @@ def _index(neighbours: np.ndarray, rows: np.ndarray | None, n: int) -> np.ndarra
     for where in chunks(rows.size, _ROWS):
         # The entry after the last stands for −1.
         index[where, :-1] = place[neighbours[rows[where]]]
-    return index[np.argsort((index >= 0).all(axis=1), kind="stable")]
+    sequence = nearby(X[rows])
+    short = np.flatnonzero(index.min(axis=1) < 0)
+    sequence = np.concatenate([short, sequence[~np.isin(sequence, short)]])
+    return np.take(index, sequence, axis=0)
 
 
 __all__ = ["VecchiaObjective"]

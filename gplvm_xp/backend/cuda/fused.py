@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -301,7 +301,8 @@ class Fused:
 
     def local(self, rows: int) -> FusedLocal | None:
         """The likelihoods of blocks of ``rows`` points, or None where a block has too many."""
-        return local_of(self._launcher, self.xp, self.code, self.q, rows, self.dtype.name)
+        launcher: Any = self._launcher
+        return local_of(launcher, self.xp, self.code, self.q, rows, self.dtype.name)
 
     # -- private ---------------------------------------------------------------------------------
 
