@@ -161,6 +161,20 @@ def test_the_metric_is_positive_and_solved_with(case):
         assert np.abs(along).max() <= case.tolerance(1e-12, 1e-4) * np.abs(case.to_numpy(v)).max()
 
 
+def test_a_parameter_on_its_way_to_nothing_is_refused(case):
+    o, x = problem(case.backend, kernels.RBF(1.3, 0.7), n=9)
+    host = case.to_numpy(x)
+    for place, value in ((0, -150.0), (2, -150.0), (2, 101.0)):
+        far = host.copy()
+        far[place] = value
+        point = HessianPoint(o, case.asarray(far), no_directions)
+        assert np.isposinf(case.to_numpy(point.value))
+    # Latents are not logarithms.
+    far = host.copy()
+    far[3] = 150.0
+    assert np.isfinite(case.to_numpy(HessianPoint(o, case.asarray(far), no_directions).value))
+
+
 # -- flat directions -------------------------------------------------------------------------------
 
 

@@ -77,7 +77,8 @@ def test_far_fewer_full_evaluations_for_a_better_end(table):
     )
     # Ten of all rows are worth more than sixty of the plain fit.
     assert fine.loss_curve_[10] < plain.loss_curve_[-1]
-    assert len(set(sizes)) == 4 and sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
+    assert sizes == sorted(sizes)
     assert fine.embedding_.shape == (640, 2)
     assert np.isfinite(fine.log_likelihood_)
     # The rows are in their own order: what was fitted explains each of them.
@@ -112,7 +113,8 @@ def test_a_part_that_is_interrupted_keeps_what_it_found(table):
         model.fit(table)
     assert model.status_ == "interrupted"
     assert model.n_iter_ == 0
-    assert model.embedding_.shape == (640, 2) and np.all(np.isfinite(model.embedding_))
+    assert model.embedding_.shape == (640, 2)
+    assert np.all(np.isfinite(model.embedding_))
     plain = quiet(GPLVM(2, max_iter=0), table)
     assert model.loss_curve_[-1] < plain.loss_curve_[0]
 
@@ -128,8 +130,10 @@ def test_an_interruption_while_rows_are_placed_keeps_the_part(table, monkeypatch
     with pytest.warns(ConvergenceWarning, match="interrupted by the keyboard"):
         model.fit(table)
     assert model.status_ == "interrupted"
-    # No later part, and no step of all rows.
-    assert len(set(sizes)) == 1
+    # Nothing between the first part and all rows.
+    assert sorted(set(sizes)) == [min(sizes), max(sizes)]
+    assert min(sizes) < 200
+    assert max(sizes) > 1200
     assert model.n_iter_ == 0
     assert np.all(np.isfinite(model.embedding_))
 
@@ -142,9 +146,7 @@ def test_time_that_is_up_in_a_part(table):
 
 
 def test_tied_latents_are_refused(table):
-    with pytest.raises(
-        ValueError, match="prior of rows ties the latents together; expected free latents"
-    ):
+    with pytest.raises(ValueError, match="ties the latents together; expected free latents"):
         GPLVM(2, coarse_to_fine=True, latent_prior=OverTime()).fit(table, times=np.arange(640.0))
 
 

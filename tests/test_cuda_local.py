@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 from emulated import emulated_arrays
-from emulator import ORDERS, EmulatedLauncher, PoisonedNumpy, why_no_emulator
+from emulator import ORDERS, EmulatedLauncher, EmulationError, PoisonedNumpy, why_no_emulator
 
 from gplvm_xp import backend
+from gplvm_xp.backend.cuda import local as cuda_local
 from gplvm_xp.backend.cuda.local import MAX_ROWS, FusedLocal, fits
 from gplvm_xp.kernels import (
     RBF,
@@ -132,6 +133,35 @@ def test_outputs_of_a_reduced_table():
         assert_close(*both(RBF(1.2, 0.8), 8, is_joint=is_joint, outputs=20))
 
 
+def test_no_outputs():
+    for is_joint in (False, True):
+        values, *gradients = both(RBF(1.2, 0.8), 5, is_joint=is_joint, D=0)[0]
+        assert not values.any()
+        assert not any(a.any() for a in gradients)
+
+
+@pytest.mark.parametrize("fillers", [False, True])
+def test_more_blocks_than_a_launch_takes(fillers, monkeypatch):
+    monkeypatch.setattr(cuda_local, "_LAUNCH", 2)
+    launcher = EmulatedLauncher()
+    assert_close(*both(RBF(), 5, is_joint=False, fillers=fillers, launcher=launcher))
+    assert launcher.launches["gplvm_conditional"] == 3
+    assert_close(*both(RBF(), 5, is_joint=True, fillers=fillers, launcher=launcher))
+    assert launcher.launches["gplvm_joint"] == 3
+
+
+def test_an_output_that_is_not_a_number_stays_in_its_blocks():
+    X, Y, rows, _ = problem(4)
+    Y[rows[2, 1], 0] = np.nan
+    hit = (rows == rows[2, 1]).any(axis=1)
+    fused = FusedLocal(EmulatedLauncher(), PoisonedNumpy, RBF().cuda(2), 2, 4, np.float64)
+    for is_joint in (False, True):
+        given = (RBF().theta(), np.asarray(0.1), X, Y, rows, None, 3)
+        values, _, _, gX = fused.terms(*given, joint=is_joint)
+        assert np.array_equal(np.isnan(values), hit)
+        assert np.array_equal(np.isnan(gX).any(axis=(1, 2)), hit)
+
+
 def test_float32_stays_float32():
     for is_joint in (False, True):
         seen, wanted = both(RBF(1.2, 0.8), 10, is_joint=is_joint, dtype=np.float32)
@@ -218,3 +248,35 @@ def test_wrong_shapes_are_refused():
         fused.terms(*good.values(), np.ones((5, 3)), 3, joint=False)
     with pytest.raises(TypeError, match="float64 and float32"):
         FusedLocal(EmulatedLauncher(), PoisonedNumpy, RBF().cuda(2), 2, 4, np.int64)
+
+
+# -- planted faults are noticed --------------------------------------------------------------------
+
+
+def without_barrier(which):
+    def rewrite(source):
+        parts = source.split("__syncthreads();")
+        text = "__syncthreads();".join(parts[: which + 1])
+        return text + "__syncthreads();".join(parts[which + 1 :])
+
+    return rewrite
+
+
+SOURCES = ("local.cuh", "local_joint.cuh")
+BARRIERS = [cuda_local._text(name).count("__syncthreads();") for name in SOURCES]
+
+
+@pytest.mark.parametrize("which", range(sum(BARRIERS)))
+def test_every_barrier_is_needed(which):
+    is_joint = which >= BARRIERS[0]
+    options = {"is_joint": is_joint, "D": 70, "B": 2, "fillers": True}
+
+    def noticed(order):
+        launcher = EmulatedLauncher(order, rewrite=without_barrier(which))
+        try:
+            seen, wanted = both(RBF(1.2, 0.8), 33, launcher=launcher, **options)
+        except EmulationError:
+            return True
+        return not all(np.allclose(a, b, rtol=1e-9) for a, b in zip(seen, wanted, strict=True))
+
+    assert any(map(noticed, ORDERS))

@@ -489,6 +489,18 @@ def test_a_shortest_curve_goes_round_what_is_unknown(kernel):
         assert abs(up - down) < 0.1 * (0.5 * (up + down) - found.length)
 
 
+def test_neighbours_show_the_way_where_the_straight_line_is_a_dead_end():
+    """Between opposite points the straight line is a geodesic too, by symmetry, and a long one."""
+    surface, X = ring()
+    found = geodesic(surface, X[0], X[12], X)
+    straight = curve_length(surface, np.linspace(X[0], X[12], 200))
+    assert found.converged
+    assert found.length < 0.5 * straight
+    alone = geodesic(surface, X[0], X[12], X[[0, 12]])
+    np.testing.assert_allclose(alone.length, straight, rtol=1e-6)
+    np.testing.assert_allclose(alone.path[:, 1], 0.0, atol=1e-6)
+
+
 def test_the_units_of_the_latents_do_not_matter():
     surface, X = ring()
     small, Y = ring(RBF(1.0, 0.5e-3), radius=1e-3)

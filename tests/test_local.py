@@ -24,7 +24,7 @@ from gplvm_xp.kernels import (
 )
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.objectives.local import conditional, joint, local_likelihoods
-from gplvm_xp.objectives.local_sums import Blocks, summed
+from gplvm_xp.objectives.local_sums import Blocks, nearby, summed
 from gplvm_xp.testing import check_gradient
 
 KERNELS = {
@@ -347,6 +347,18 @@ def test_a_failure_anywhere_is_minus_infinity():
     X[17] = np.nan
     got = summed(RBF(), RBF().theta(), b.scalar(NOISE), X, Y, Blocks.of(b, index, *Y.shape), joint)
     assert got.value == -np.inf
+
+
+@pytest.mark.parametrize("q", [1, 2, 4])
+def test_blocks_near_each_other_come_together(q):
+    X = np.random.default_rng(7).standard_normal((5000, q))
+    X[100:200] = X[0]
+    order = nearby(X)
+    np.testing.assert_array_equal(np.sort(order), np.arange(5000))
+    np.testing.assert_array_equal(order, nearby(X))
+    step = np.linalg.norm(np.diff(X[order][:, :2], axis=0), axis=1).mean()
+    assert step < 0.25 * np.linalg.norm(np.diff(X[:, :2], axis=0), axis=1).mean()
+    assert nearby(X[:1]) == [0]
 
 
 # -- what it is made of ----------------------------------------------------------------------------

@@ -15,13 +15,11 @@ from gplvm_xp import GPLVM, LocalGPLVM, backend, datasets
 from gplvm_xp.cli import DONE, USAGE, main
 from gplvm_xp.errors import NotPositiveDefiniteError, PrecisionWarning
 from gplvm_xp.estimators import _fit_local
-from gplvm_xp.estimators._local import LocalPosterior, NewLocalRows, place
-from gplvm_xp.kernels import RBF, Linear, White
+from gplvm_xp.kernels import RBF, Linear
 from gplvm_xp.metrics import nearest_neighbour_errors
-from gplvm_xp.neighbours import nearest
-from gplvm_xp.predict import NewRows, Posterior
-from gplvm_xp.priors import Gaussian, LogNormal
-from gplvm_xp.testing import check_gradient
+from gplvm_xp.neighbours import maxmin, predecessors
+from gplvm_xp.predict import Posterior
+from gplvm_xp.priors import LogNormal
 
 INFERENCES = ("vecchia", "neighbourhood")
 SHAPE = RBF(1.0, 1.0)
@@ -58,112 +56,6 @@ def local(inference, **options):
 @pytest.fixture(scope="module", params=INFERENCES)
 def fitted(request):
     return quiet(local(request.param), data())
-
-
-# -- predictions from neighbours -------------------------------------------------------------------
-
-KERNEL = RBF(1.3, 0.7) + Linear(0.2) + White(0.05)
-
-
-def posteriors(case, size, missing=False):
-    rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((25, 2)), rng.standard_normal((25, 5))
-    if missing:
-        Y[:4, 1] = Y[7, 3] = Y[[2, 8], 4] = np.nan
-    b = backend.of(case.asarray(np.zeros(1)))
-    exact = Posterior.of(b, KERNEL, 0.2, X, Y)
-    return exact, LocalPosterior.of(b, KERNEL, 0.2, X, Y, size), X, Y
-
-
-def rows_of(case, missing):
-    Y = np.random.default_rng(1).standard_normal((6, 5))
-    if missing:
-        Y[0, :3] = Y[1, 4] = np.nan
-        Y[2] = np.nan
-    return Y
-
-
-@pytest.mark.parametrize("missing", [False, True])
-def test_moments_are_exact_with_all_rows(case, missing):
-    exact, near, _, _ = posteriors(case, 25, missing)
-    Z = case.asarray(np.random.default_rng(2).standard_normal((7, 2)))
-    for one, other in zip(near.moments(Z), exact.moments(Z), strict=True):
-        np.testing.assert_allclose(
-            case.to_numpy(one), case.to_numpy(other), atol=case.tolerance(1e-11, 2e-5)
-        )
-
-
-@pytest.mark.parametrize("missing", [False, True])
-def test_moments_are_those_of_the_neighbours(case, missing):
-    _, near, X, Y = posteriors(case, 6, missing)
-    Z = np.random.default_rng(2).standard_normal((7, 2))
-    mean, variance = (case.to_numpy(a) for a in near.moments(case.asarray(Z)))
-    for i, index in enumerate(nearest(X, 6, Z)):
-        one = Posterior.of(backend.of(X), KERNEL, 0.2, X[index], Y[index])
-        for found, wanted in zip((mean, variance), one.moments(Z[i : i + 1]), strict=True):
-            np.testing.assert_allclose(found[i], wanted[0], atol=case.tolerance(1e-11, 2e-5))
-
-
-@pytest.mark.parametrize("missing", [False, True])
-def test_the_density_of_a_new_row(case, missing):
-    exact, near, _, _ = posteriors(case, 25, missing)
-    Y, prior = rows_of(case, missing), Gaussian(0.1, 1.1)
-    seen = ~np.isnan(Y)
-    whole = NewRows(
-        exact, prior, case.asarray(np.where(seen, Y, 0.0)), case.asarray(seen.astype(float))
-    )
-    Z = case.asarray(np.random.default_rng(3).standard_normal((6, 2)))
-    rows = NewLocalRows.of(near, prior, Y, Z)
-    every = rows.owner
-    for one, other in zip(
-        rows.value_and_grad(Z, every), whole.value_and_grad(Z, every), strict=True
-    ):
-        one, other = case.to_numpy(one), case.to_numpy(other)
-        np.testing.assert_allclose(one, other, rtol=case.tolerance(1e-9, 2e-3), atol=1e-4 if
-                                   case.single else 1e-9)  # fmt: skip
-
-
-@pytest.mark.parametrize("missing", [False, True])
-def test_the_slope_of_the_density(missing):
-    _, near, X, _ = posteriors(CASE, 6, missing)
-    Y = rows_of(CASE, missing)
-    rows = NewLocalRows.of(near, Gaussian(), Y, X[:6] + 0.1)
-
-    def fun(z):
-        f, g = rows.value_and_grad(z.reshape(6, 2), rows.owner)
-        return f.sum(), g.ravel()
-
-    check_gradient(fun, np.random.default_rng(4).standard_normal(12), rtol=1e-6)
-
-
-class CASE:
-    """NumPy in float64, where a test needs no other library."""
-
-    asarray = staticmethod(np.asarray)
-
-
-@pytest.mark.parametrize("missing", [False, True])
-def test_new_rows_are_at_the_modes_of_the_exact_model(missing):
-    exact, near, _, _ = posteriors(CASE, 25, missing)
-    Y = exact.moments(np.random.default_rng(5).standard_normal((6, 2)))[0] + 0.05
-    if missing:
-        Y[0, :2] = Y[1, 4] = np.nan
-    seen = ~np.isnan(Y)
-    whole = NewRows(exact, Gaussian(), np.where(seen, Y, 0.0), seen.astype(float))
-    found, (_, f, settled) = place(near, Gaussian(), Y), whole.solve()
-    assert np.all(settled)
-    assert np.all(found.settled)
-    np.testing.assert_allclose(found.value, f, atol=1e-6)
-
-
-def test_new_rows_in_batches(fitted, monkeypatch):
-    Y = data()[::7] + 0.1
-    whole = fitted.transform(Y), fitted.score_samples(Y), fitted.predict(Y)
-    monkeypatch.setattr("gplvm_xp.estimators._local._BATCH_BYTES", 40_000)
-    assert len(fitted._post().batches(9)) > 2
-    parts = fitted.transform(Y), fitted.score_samples(Y), fitted.predict(Y)
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
 
 
 # -- what is learned -------------------------------------------------------------------------------
@@ -230,6 +122,29 @@ def test_rounds_keep_the_best_by_neighbours_found_there():
     jumps = by_rounds[1:] - model.loss_curve_[model.round_starts_[1:] - 1]
     assert np.all(np.abs(jumps) > 1e-3)
     assert model.n_iter_ == model.loss_curve_.size - model.round_starts_.size
+
+
+def test_a_round_ends_before_its_neighbours_are_strangers():
+    """Latents move by half the radius of a neighbourhood, and by one more step at most."""
+    Y = data(n=150)
+    told = []
+    model = local(
+        "vecchia", n_neighbors=6, max_iter=120, callback=lambda p: told.append(p) and None
+    )
+    model = quiet(model, Y)
+    X = [p.x[-300:].reshape(150, 2) for p in told]
+    assert model.round_starts_.size > 4
+    before = X[0]
+    for a, z in zip(model.round_starts_, [*model.round_starts_[1:], len(X)], strict=True):
+        order = maxmin(before)
+        given = predecessors(before, order, 6)
+        full = given[:, -1] >= 0
+        reach = 0.5 * np.median(np.linalg.norm(before[full] - before[given[full, -1]], axis=1))
+        moves = [np.sqrt(np.mean(np.sum((x - before) ** 2, axis=1))) for x in X[a:z]]
+        assert np.all(np.array(moves[:-1]) <= reach)
+        # A further step at the same neighbours was taken for one of three reasons only.
+        assert moves[-1] > reach or z - a - 1 >= max(10, a) or z == len(X) or z - a < 10
+        before = X[z - 1]
 
 
 def test_a_search_that_gains_no_more_has_settled():
@@ -316,6 +231,16 @@ def test_momentum_of_the_paper():
     assert model.loss_curve_[-1] < model.loss_curve_[0] - 100.0
 
 
+def test_new_rows_in_batches(fitted, monkeypatch):
+    Y = data()[::7] + 0.1
+    whole = fitted.transform(Y), fitted.score_samples(Y), fitted.predict(Y)
+    monkeypatch.setattr("gplvm_xp.estimators._local._BATCH_BYTES", 40_000)
+    assert len(fitted._post().batches(9)) > 2
+    parts = fitted.transform(Y), fitted.score_samples(Y), fitted.predict(Y)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
 # -- how a fit ends --------------------------------------------------------------------------------
 
 
@@ -362,8 +287,8 @@ def test_an_interrupt_between_rounds(monkeypatch):
     with pytest.warns(ConvergenceWarning, match="interrupted by the keyboard"):
         model = local("vecchia").fit(data())
     assert model.status_ == "interrupted"
-    # The latest round's end.
-    assert model.loss_curve_.size == 11 + 21
+    assert model.round_starts_.size == 2
+    assert model.n_iter_ == model.loss_curve_.size - 2 > 0
 
 
 def test_too_few_steps_say_so():

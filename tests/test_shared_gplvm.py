@@ -589,6 +589,21 @@ def test_torch_in_torch_out(views):
     np.testing.assert_allclose(mean.numpy(), want, rtol=1e-2)
 
 
+def test_strict_arrays_in_and_out(views):
+    xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    device = xp.Device("device1")
+    some = part(views, slice(0, 20))
+    some["right"][2] = np.nan
+    with xp.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False):
+        model = short({k: xp.asarray(Y, device=device) for k, Y in some.items()}, n_private=1)
+        new = {"left": xp.asarray(views["left"][60:63], device=device)}
+        found = (model.embedding_, model.transform(new), model.predict_view(new, 1))
+        assert all(a.device == device for a in found)
+        assert model.score(new) < 0.0
+    plain = short(some, n_private=1)
+    np.testing.assert_allclose(model._host_embedding, plain.embedding_, atol=1e-6)
+
+
 def test_float32(views):
     some = part(views, slice(0, 40))
     wide = SharedGPLVM(1, 1, tol=1e-1).fit(some)

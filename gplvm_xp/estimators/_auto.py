@@ -220,16 +220,16 @@ def planned(
         If nothing can be used: all that would do does not fit.
     """
     n, D = Y.shape
-    gaps = np.isnan(Y)
+    gaps, barred = np.isnan(Y), barred or {}
     budget = BUDGET if budget is None else budget
     have = b.memory_available()
     room = math.inf if have is None else ROOM * have
     costs = _costs(b, gaps, q, max_iter, parts)
     choices = []
     for method, (seconds, size) in costs.items():
-        reason = (barred or {}).get(method, "")
-        if reason:
-            pass
+        reason = ""
+        if method in barred:
+            reason = barred[method]
         elif method == "local" and gaps.any():
             reason = "needs complete rows"
         elif method == "local" and n <= NEIGHBOURS:

@@ -113,7 +113,7 @@ def mixtures(
             # A slope of a tenth of a nat per unit of the latents changes no weight that matters.
             max_steps=30,
             gtol=1e-1,
-            first_step=0.1 * X.std(axis=0).max(),
+            first_step=0.1 * float(X.std()),
         )
         parts.append([b.to_host(a).astype(np.float64) for a in found])
     return Mixture(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))

@@ -57,7 +57,8 @@ class SharedGPLVM(FittedViews):
         variance; "cca": directions that the views have in common; private ones are the principal
         components of the rest. "auto": "cca" where there are private dimensions, else "pca".
     latent_prior : {"gaussian", None} or Prior
-        Prior of each latent coordinate; "gaussian" is N(0, 1), None is maximum likelihood.
+        Prior of each latent coordinate; "gaussian" is N(0, 1), None is maximum likelihood. As
+        ``gauge="fixed"`` sets the latents' widths, it matters for new rows more than for the fit.
     priors : mapping of str to Prior, optional
         Priors of parameters by the view's name and their own: ``{"view0.noise": Gamma(2, 1),
         "view1.rbf.variance": ...}``.
@@ -142,7 +143,8 @@ class SharedGPLVM(FittedViews):
     nothing; entries missing at random cost up to D factorisations an evaluation.
 
     The likelihood of point latents does not punish a private dimension that repeats a shared one:
-    the start matters more than with one table. Compare ``score`` on held-out rows, and restarts.
+    the start matters more than with one table. And with many dimensions points overfit: compare
+    starts, numbers of dimensions and of steps by ``score`` or ``predict_view`` on held-out rows.
 
     References
     ----------

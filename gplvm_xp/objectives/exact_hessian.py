@@ -18,6 +18,9 @@ from gplvm_xp.objectives.exact_point import ExactPoint
 
 # Added to the Fisher information, relative to its mean diagonal, until it has a factor.
 RIDGES = (0.0, 1e-10, 1e-7, 1e-4, 1e-1)
+# Added for logarithms. Where a part of the kernel fades, the information about its variance vanishes
+# faster than the gradient: steps would have no bound.
+LOGS = 0.01
 # A logarithm beyond this is a parameter on its way to 0 or infinity: such a point is refused.
 MOST_LOG = 100.0
 
@@ -152,9 +155,7 @@ class HessianPoint:
             hessian -= U @ xp.matrix_transpose(W)
             hessian -= W @ xp.matrix_transpose(U)
             fisher += (most * U) @ xp.matrix_transpose(U)
-        # Of a part of the kernel that fades the information vanishes faster than the gradient does:
-        # one more unit keeps steps of its logarithm moderate.
-        fisher = b.add_diagonal(fisher, self._order.here(self.exact._log_mask()))
+        fisher = b.add_diagonal(fisher, LOGS * self._order.here(self.exact._log_mask()))
         L, ok = b.cholesky(xp.asarray(hessian, copy=True))
         if b.to_host(ok):
             return Metric(hessian, L, True)

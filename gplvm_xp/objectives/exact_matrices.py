@@ -2,7 +2,8 @@
 
 ∂K/∂x_ia has one row and one column, so that all second derivatives in the latents cost q (q + 3)/2
 products of n × n matrices, little more than a Hessian-vector product. With M = K⁻¹, N = α αᵀ,
-T_a[i, l] = ∂k(x_i, x_l)/∂x_ia and S_ac = T_a M T_cᵀ, for dimensions a and c of row and column:
+T_a[i, l] = ∂k(x_i, x_l)/∂x_ia and S_ac = T_a M T_cᵀ, for dimensions a and c of row and column
+(docs/derivations/second_order.md):
 
 * Fisher information, ½ D tr(M ∂K M ∂K): F_ac = D ((T_c M)ᵀ ∘ (T_a M) + M ∘ S_ac), nowhere negative;
 * Hessian of −𝓛: (T_c M)ᵀ ∘ (T_a N) + M ∘ (T_a N T_cᵀ) + S_ac ∘ N + (T_a M) ∘ (T_c N)ᵀ − F_ac, less

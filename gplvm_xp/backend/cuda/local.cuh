@@ -84,29 +84,26 @@ static __device__ __forceinline__ bool factorise(Block& s, const T* th, T noise)
   return true;
 }
 
-// c <- L^-1 c or L^-T c, of the first `m` rows; thread i owns entry i.
+// c <- L^-1 c or L^-T c, of the first `m` rows; thread i owns entry i, so that no barrier is needed before
+// the first and behind the last.
 static __device__ __forceinline__ void forward(Block& s, T* c, int m) {
   const int t = threadIdx.x;
   T sum = T(0);
-  __syncthreads();
   for (int k = 0; k < m; ++k) {
     if (t == k) c[k] = (c[k] - sum) / s.K[k * PITCH + k];
     __syncthreads();
     if (t > k && t < m) sum += s.K[t * PITCH + k] * c[k];
   }
-  __syncthreads();
 }
 
 static __device__ __forceinline__ void backward(Block& s, T* c, int m) {
   const int t = threadIdx.x;
   T sum = T(0);
-  __syncthreads();
   for (int k = m - 1; k >= 0; --k) {
     if (t == k) c[k] = (c[k] - sum) / s.K[k * PITCH + k];
     __syncthreads();
     if (t < k) sum += s.K[k * PITCH + t] * c[k];
   }
-  __syncthreads();
 }
 
 // What every block writes; g(i, j) is the weight of dk(x_i, x_j), both orders of the pair counted.
