@@ -65,9 +65,9 @@ def curves(model: Any) -> dict[str, Any]:
         "least": min(ratios),
         "most": max(ratios),
         "to the nearest latent, straight": float(one[1]),
-        "geodesic": float(two[1]),
+        "to the nearest latent, geodesic": float(two[1]),
         "to the nearest row, straight": float(one[2]),
-        "geodesic ": float(two[2]),
+        "to the nearest row, geodesic": float(two[2]),
     }
 
 

@@ -1,4 +1,4 @@
-"""Local models fitted: oil flow by both inferences, rows that keep coming, and an epoch of 10⁶ rows.
+"""Local models fitted: oil flow by both inferences, rows that keep coming, an epoch of 10⁶ rows.
 
 Oil flow: label errors of the nearest neighbour among the 1000 latents (principal components: 162),
 the exact log-likelihood at the end, seconds; five seeds of the stochastic search, and the paper's

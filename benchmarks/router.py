@@ -9,6 +9,7 @@ would need more than ``--limit`` seconds are left out.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import time
 import warnings
@@ -31,7 +32,7 @@ CELLS = (
 )
 MODELS = {
     "exact": GPLVM,
-    "local": LocalGPLVM,
+    "local": functools.partial(LocalGPLVM, inference="neighbourhood"),
     "sparse": SparseGPLVM,
     "bayesian": BayesianGPLVM,
 }

@@ -195,6 +195,11 @@ def test_the_chosen_model_answers(monkeypatch, tmp_path, kind, options, q):
     assert np.isfinite(fit.log_likelihood_)
     assert fit.n_iter_ == alone.n_iter_
     assert fit.sample(2, random_state=0)[0].shape == (2, 8)
+    if kind is LocalGPLVM:
+        with pytest.raises(ValueError, match="chose a LocalGPLVM, which has no slopes"):
+            fit.metric_tensor(Z)
+    else:
+        assert np.array_equal(fit.metric_tensor(Z), alone.metric_tensor(Z))
     with pytest.raises(ValueError, match=rf"chose a {kind.__name__}, and only an exact one"):
         fit.leave_one_out()
     fit.save(tmp_path / "chosen.npz")

@@ -135,15 +135,16 @@ def test_a_round_ends_before_its_neighbours_are_strangers():
     X = [p.x[-300:].reshape(150, 2) for p in told]
     assert model.round_starts_.size > 4
     before = X[0]
-    for a, z in zip(model.round_starts_, [*model.round_starts_[1:], len(X)], strict=True):
+    bounds = zip(model.round_starts_, [*model.round_starts_[1:], len(X)], strict=True)
+    for k, (a, z) in enumerate(bounds):
         order = maxmin(before)
         given = predecessors(before, order, 6)
         full = given[:, -1] >= 0
         reach = 0.5 * np.median(np.linalg.norm(before[full] - before[given[full, -1]], axis=1))
         moves = [np.sqrt(np.mean(np.sum((x - before) ** 2, axis=1))) for x in X[a:z]]
         assert np.all(np.array(moves[:-1]) <= reach)
-        # A further step at the same neighbours was taken for one of three reasons only.
-        assert moves[-1] > reach or z - a - 1 >= max(10, a) or z == len(X) or z - a < 10
+        # Or it is as long as all before it.
+        assert moves[-1] > reach or z - a - 1 == max(10, a - k) or z == len(X)
         before = X[z - 1]
 
 

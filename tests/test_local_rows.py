@@ -1,4 +1,4 @@
-"""What a local posterior says: that of the neighbours, and with all rows that of the exact model."""
+"""What a local posterior says: what the neighbours do, and with all rows what the exact one does."""
 
 from __future__ import annotations
 

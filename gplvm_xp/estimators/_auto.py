@@ -267,11 +267,11 @@ def _costs(
     groups = patterns.shape[1]
     evaluations = 1.1 * steps + 1.0
     sizes = patterns.sum(axis=0).astype(float)
-    one = 0.0
+    exact = 0.0
     for share in (*(k / n for k in parts), 1.0):
         rows = sizes * share
         products = np.sum(1.15 * rows**3) + 3.0 * np.sum(rows**2) * (D / groups + 2 * q)
-        one = one + products / r.product + EXACT_PASSES * np.sum(rows**2) / r.element
+        exact += float(products / r.product + EXACT_PASSES * np.sum(rows**2) / r.element)
     number = b.itemsize
     # Predictions need a matrix for each pattern, evaluations one in all.
     squares = float(np.sum(sizes**2))
@@ -283,7 +283,7 @@ def _costs(
     block = (2 * R**3 + 6 * R**2 * D) / (SMALL * r.product) + LOCAL_PASSES * R**2 / r.element
     chunk = 2**27
     return {
-        "exact": (one * evaluations, int(1.15 * number * squares) + table),
+        "exact": (exact * evaluations, int(1.15 * number * squares) + table),
         "local": (EPOCHS * n * block, number * n * (2 * R + D) + table + chunk),
         "sparse": ((sparse + small) * evaluations, table + chunk),
         "bayesian": ((bayes + sparse + small) * evaluations, 2 * table + chunk),

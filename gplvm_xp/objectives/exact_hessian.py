@@ -18,8 +18,8 @@ from gplvm_xp.objectives.exact_point import ExactPoint
 
 # Added to the Fisher information, relative to its mean diagonal, until it has a factor.
 RIDGES = (0.0, 1e-10, 1e-7, 1e-4, 1e-1)
-# Added for logarithms. Where a part of the kernel fades, the information about its variance vanishes
-# faster than the gradient: steps would have no bound.
+# Added for logarithms. Where a part of the kernel fades, the information about its variance goes
+# faster than the gradient does: steps would have no bound.
 LOGS = 0.01
 # A logarithm beyond this is a parameter on its way to 0 or infinity: such a point is refused.
 MOST_LOG = 100.0
