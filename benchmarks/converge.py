@@ -29,7 +29,7 @@ def fit(Y: np.ndarray, what: str, **settings: Any) -> tuple[dict[str, Any], GPLV
         warnings.simplefilter("ignore")
         model.fit(Y)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    value = model.loss_curve_[-1]
+    value = float(model.loss_curve_[-1])
     norm = next(p.grad_norm for p in ends if p.value == value)
     c = model.certificate_
     row = {

@@ -133,6 +133,7 @@ def forecasts(noise: float, seed: int) -> list[dict[str, Any]]:
         ("GPLVM, VAR(1) on its latents", "gaussian"),
         ("Dynamics", Dynamics()),
         ("Dynamics, weight=1", Dynamics(weight=1.0)),
+        ("Dynamics, weight=D/q", Dynamics(weight=52 / Q)),
         ("Dynamics, residual", Dynamics(residual=True)),
         ("OverTime", OverTime()),
     ):
@@ -190,6 +191,7 @@ def smoothing(noise: float, seed: int, gap: int) -> list[dict[str, Any]]:
         ("GPLVM, latents on straight lines", "gaussian"),
         ("Dynamics", Dynamics()),
         ("Dynamics, weight=1", Dynamics(weight=1.0)),
+        ("Dynamics, weight=D/q", Dynamics(weight=52 / Q)),
         ("Dynamics, residual", Dynamics(residual=True)),
         ("OverTime", OverTime()),
     ):

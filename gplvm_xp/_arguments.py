@@ -80,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "-q", "--components", type=int, metavar="N",
-        help="latent dimensions (exact, sparse, local: 2; bayesian, minibatch: 10, or fewer columns)",
+        help="latent dimensions (exact, sparse, local: 2; bayesian, minibatch: 10, or fewer "
+        "columns)",
     )  # fmt: skip
     add(
         "--kernel",
@@ -91,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
     starts = ("pca", "ppca", "random", "isomap", "spectral", "kernel_pca")
     add("--init", choices=starts, default="pca", help="starting latents (pca)")
     add("--scale", action="store_true", help="divide each column by its standard deviation")
-    add("--max-iter", type=int, metavar="N", help="optimiser steps (all but minibatch; 500; local: 1000)")
+    add(
+        "--max-iter", type=int, metavar="N",
+        help="optimiser steps (all but minibatch; 500; local: 1000)",
+    )  # fmt: skip
     add(
         "--tol",
         type=float,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import pytest
 import gplvm_xp
 from gplvm_xp import GPLVM, SparseGPLVM, backend, kernels, row_priors
 from gplvm_xp.estimators._gauge import flat_directions, invariances
+from gplvm_xp.estimators._newton import second_order
+from gplvm_xp.kernels.curvature import Curvature
 from gplvm_xp.kernels.radial import Radial
 from gplvm_xp.objectives import ExactObjective, groups_of
 from gplvm_xp.objectives.exact_hessian import HessianPoint
@@ -89,6 +93,26 @@ def test_the_matrix_is_that_of_the_products(name, setting):
     point = ExactPoint(o, x)
     want = np.stack([point.hvp(e) for e in np.eye(x.size)], axis=1)
     np.testing.assert_allclose(H, want, atol=1e-10 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["ard"], KERNELS["rational quadratic"]])
+def test_mixed_derivatives_of_radial_kernels_are_the_general_ones(case, kernel):
+    rng = np.random.default_rng(2)
+    X, Z, G = (case.asarray(rng.standard_normal(s)) for s in ((4, 2), (5, 2), (4, 5)))
+    curvature, theta = kernel.curvature(), case.asarray(kernel.theta())
+    for a in range(2):
+        got, want = (f(theta, X, Z, G, a) for f in (curvature.mixed, partial(general, curvature)))
+        for one, two in zip(got, want, strict=True):
+            assert len(one) == len(two) == a + 1
+            for x, y in zip(one, two, strict=True):
+                np.testing.assert_allclose(
+                    case.to_numpy(x), case.to_numpy(y), atol=case.tolerance(1e-13, 1e-5)
+                )
+
+
+def general(curvature, *arguments):
+    """The form for every kernel."""
+    return Curvature.mixed(curvature, *arguments)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -257,6 +281,26 @@ def test_it_ends_at_a_certified_minimum(optimizer):
     assert np.abs(o.value_and_grad(x)[1]).max() < 1e-6
 
 
+def test_the_search_in_every_library(case):
+    if case.single:
+        pytest.skip("second order is for float64")
+    Y = curve(14) - curve(14).mean(axis=0)
+    X = np.random.default_rng(4).standard_normal((14, 2))
+    ends = []
+    for b in (case.backend, backend.get("numpy")):
+        held = frozenset({"rbf.lengthscale"})
+        kernel = kernels.RBF(1.0, 0.7)
+        o = ExactObjective(kernel, groups_of(b, Y), X, 0.1, Gaussian(), held=held)
+        limits = SimpleNamespace(optimizer="lbfgs+newton", tol=1e-7, time_left=lambda: None)
+        ends.append(second_order(o, limits, 200, None))
+    got, want = ends
+    assert got.certificate.certified, got.certificate.message
+    assert got.value == pytest.approx(want.value, abs=1e-9)
+    assert got.certificate.smallest_ritz_value == pytest.approx(
+        want.certificate.smallest_ritz_value, rel=1e-6
+    )
+
+
 def fitted_problem(model, Y):
     """The objective of a model fitted with the default kernel, at its end."""
     b = backend.get("numpy")
@@ -329,6 +373,17 @@ def test_a_tolerance_below_rounding_is_not_certified():
     assert model.certificate_.grad_norm < 1e-6
     assert not model.certificate_.certified
     assert "positive definite, but" in model.certificate_.message
+
+
+def test_directions_that_are_not_flat_spoil_the_certificate(monkeypatch):
+    def wrong(objective, x):
+        U = np.zeros((x.shape[0], 1))
+        U[4, 0] = 1.0
+        return U
+
+    monkeypatch.setattr("gplvm_xp.estimators._newton.flat_directions", wrong)
+    model = GPLVM(optimizer="newton", tol=1e-5, max_iter=200).fit(curve(20))
+    assert not model.certificate_.certified
 
 
 def test_callback_time_limit_and_keyboard_keep_the_best_state():

@@ -1,4 +1,4 @@
-"""What a local posterior says: what the neighbours do, and with all rows what the exact one does."""
+"""What a local posterior says: as its neighbours do, and with all rows as the exact one does."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_steps_are_those_of_the_paper(adaptive):
     age, step, values = np.zeros(12), 0, []
     for epoch in range(2):
         index, seen = nearest(Z, 4), []
-        radius = np.median([np.linalg.norm(Z[row[0]] - Z[row[-1]]) for row in index])
+        radius = np.median([np.sum((Z[row[0]] - Z[row[-1]]) ** 2) for row in index]) ** 0.5
         order = np.random.default_rng((5, epoch)).permutation(np.arange(12))
         for part in np.array_split(order, 4):
             rows, local = np.unique(index[part], return_inverse=True)
@@ -212,6 +212,26 @@ def test_every_library_takes_the_same_steps(case):
     np.testing.assert_allclose(found.latents, want.latents, atol=case.tolerance(1e-9, 5e-2))
     again = search_neighbourhoods(objective(case, Y), X, pace)
     np.testing.assert_array_equal(found.latents, again.latents)
+
+
+@pytest.mark.only_backend("strict-device1-f64", "strictest", "emulated")
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_step_reads_no_number(case, missing, monkeypatch):
+    """On a GPU every reading would wait for the device."""
+    X, Y = data(missing=missing)
+    search = neighbourhood_fit._Search(objective(case, Y), X, Pace(4, 5, 2))
+    blocks, kind = nearest(X, 4)[:5], type(case.asarray(np.zeros(1)))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a number was read")
+
+    names = ["__float__", "__bool__", "__int__", "__index__", "__complex__"]
+    for name in names if case.id == "emulated" else [*names, "__array__"]:
+        monkeypatch.setattr(kind, name, refuse)
+    value = search._step(blocks)
+    search._step(blocks)
+    monkeypatch.undo()
+    assert np.isfinite(case.to_numpy(value))
 
 
 def test_a_search_goes_on_in_rounds(monkeypatch):

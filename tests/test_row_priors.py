@@ -153,7 +153,7 @@ def test_value_and_gradients_against_torch(name):
     p = {k: torch.tensor(v, requires_grad=True) for k, v in values.items()}
     short = {k.partition(".")[2]: v for k, v in p.items()}
     if isinstance(prior, Dynamics):
-        weight = 3.0 if prior.weight is None else prior.weight
+        weight = math.sqrt(3.0) if prior.weight is None else prior.weight
         want = torch_dynamics(torch, prior, prior.kernel, short, x, rows.edges, weight)
     elif isinstance(prior, OverTime):
         want = torch_over_time(torch, own.prior.kernel, short, x, rows)
@@ -213,7 +213,7 @@ def test_no_step_crosses_the_border_of_two_sequences():
     np.testing.assert_allclose(value, want, rtol=1e-12)
 
 
-def test_weight_is_outputs_over_dimensions_by_default():
+def test_weight_is_the_root_of_outputs_over_dimensions_by_default():
     X = latents(6)
     values = None
     found = []
@@ -221,7 +221,7 @@ def test_weight_is_outputs_over_dimensions_by_default():
         own = Dynamics(noise_variance=0.1, weight=weight).bind(backend.of(X), ROWS, X)
         values = {k.name: k.value for k in own.blocks()}
         found.append(own.log_density(values, X)[0])
-    np.testing.assert_allclose(found[0], ROWS.outputs / 2 * found[1], rtol=1e-13)
+    np.testing.assert_allclose(found[0], math.sqrt(6 / 2) * found[1], rtol=1e-13)
 
 
 def test_latents_that_follow_exactly_have_a_density_without_bound():

@@ -107,7 +107,7 @@ class Chosen(FittedSequences):
         given = {name: getattr(self, name) for name in sorted(takes)}
         # Of the two it is the faster one, and the better on held-out rows.
         how = {"inference": "neighbourhood"} if plan.method == "local" else {}
-        self.model_ = kind(**given, **how).fit(X)
+        self.model_, self.plan_ = kind(**given, **how).fit(X), plan
         for name in _LEFT:
             setattr(self, name, getattr(self.model_, name))
         self.log_likelihood_ = getattr(

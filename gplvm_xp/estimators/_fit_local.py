@@ -184,7 +184,7 @@ class _Rounds:
         if self.size < latents.shape[0] - 1:
             full = np.flatnonzero(neighbours[:, -1] >= 0)
             gap = latents[full] - latents[neighbours[full, -1]]
-            self.reach = 0.5 * float(np.median(np.sqrt(np.sum(gap * gap, axis=1))))
+            self.reach = 0.5 * math.sqrt(np.median(np.sum(gap * gap, axis=1)))
         b, x = objective.backend, objective.start()
         self.now = b.to_host(objective.value_and_grad(x)[0]).astype(np.float64).item()
         if self.now < self.best.value:
@@ -210,8 +210,9 @@ class _Rounds:
                 self.told = True
                 return True
             move = objective.values(progress.x)[2] - start
-            square = b.xp.sum(move * move) / move.shape[0]
-            return b.to_host(square).item() > self.reach**2
+            square: float = b.to_host(b.xp.sum(move * move)).item()
+            far: bool = square > move.shape[0] * self.reach**2
+            return far
 
         after = later(callback, self.steps)
         own, result, self.jitter = descend(make, self.s, self.jitter, steps, watch, _hopeless)

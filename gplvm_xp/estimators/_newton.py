@@ -27,9 +27,12 @@ from gplvm_xp.optim.base import Status
 NEWTON = ("newton", "lbfgs+newton")
 # Rounding of the objective in units of its spacing: hundreds were seen at condition numbers of 1e6.
 ROUNDING = 1e4
-# L-BFGS before Newton: until two steps in a row gain less than this, relative, or so many steps.
+# L-BFGS before Newton: until two steps in a row gain less than this, relative, or so many steps,
+# but no more than half of all.
 WARM_FTOL, WARM_STEPS = 1e-5, 200
 ESCAPES = 10
+# What is projected out as flat must be flatter than all else by this factor.
+FLAT = 1e-3
 Callback = Callable[[Progress], bool | None]
 
 
@@ -78,7 +81,8 @@ class _Run:
     def __init__(
         self, objective: ExactObjective, s: Limits, steps: int, callback: Callback | None
     ) -> None:
-        self.objective, self.s, self.left, self.callback = objective, s, steps, callback
+        self.objective, self.s, self.callback = objective, s, callback
+        self.steps = self.left = steps
         self.b = objective.backend
         self.values: list[float] = []
         self.norms: list[float] = []
@@ -128,7 +132,9 @@ class _Run:
             value = found.hvps
             self.hvps += int(value)
             match found.status:
-                case "max_steps" | "stopped" | "interrupted" | "time_limit" as early:
+                case "max_steps":
+                    return "max_steps", f"all {self.steps} steps taken"
+                case "stopped" | "interrupted" | "time_limit" as early:
                     return early, found.message
             if not np.isfinite(found.value):
                 return "failed", found.message
@@ -145,7 +151,7 @@ class _Run:
             self.objective.value_and_grad,
             self.objective.start(),
             method="lbfgs",
-            max_steps=min(WARM_STEPS, self.left),
+            max_steps=min(WARM_STEPS, self.left // 2),
             gtol=self.s.tol,
             ftol=WARM_FTOL,
             time_limit=self.s.time_left(),
@@ -165,15 +171,16 @@ class _Run:
         ritz, residual, v = smallest(point)
         largest = self.b.xp.max(self.b.xp.abs(self.b.diagonal(metric.hessian)))
         floor = 10.0 * self.b.eps * x.shape[0] * self.b.to_host(largest).item()
-        kept = point.directions.shape[1]
+        bent = self.b.to_host(metric.bent).item()
         definite = metric.definite and ritz - residual > floor
-        certified = definite and norm <= self.s.tol
+        certified = definite and norm <= self.s.tol and bent <= FLAT * ritz
         if certified:
             message = f"certified local minimum{_up_to(point)}: smallest eigenvalue {ritz:.3g}"
         elif definite:
             message = (
                 f"not certified: the Hessian is positive definite, but the largest gradient entry "
-                f"is {norm:.3g} and tol={self.s.tol:g}"
+                f"is {norm:.3g} and tol={self.s.tol:g}; flat directions have a curvature of "
+                f"{bent:.1g}"
             )
         else:
             message = (
@@ -182,8 +189,9 @@ class _Run:
                 "this is a saddle point"
             )
         certificate = Certificate(
-            certified, norm, ritz, residual, kept, self.escaped, self.hvps, message
-        )
+            certified, norm, ritz, residual, point.directions.shape[1], self.escaped, self.hvps,
+            message,
+        )  # fmt: skip
         return certificate, point, None if metric.definite else v
 
     def _below(self, point: HessianPoint, direction: Array) -> Array | None:
@@ -205,7 +213,7 @@ class _Run:
                 for x in trials
             ]
             if min(values) < self.best[1] - 0.25 * gain:
-                return trials[int(np.argmin(values))]
+                return trials[0] if values[0] <= values[1] else trials[1]
         return None
 
     def result(self, status: Status, message: str) -> OptResult:

@@ -10,9 +10,10 @@ import numpy as np
 
 from gplvm_xp import backend as backends
 from gplvm_xp._typing import Array
+from gplvm_xp.backend import Backend
 from gplvm_xp.errors import PrecisionWarning
 from gplvm_xp.estimators._checks import check_held, latent_prior
-from gplvm_xp.estimators._data import to_like
+from gplvm_xp.estimators._data import is_lazy, to_like
 from gplvm_xp.estimators._endings import say_early_end
 from gplvm_xp.estimators._fit import Search, best_of, gauge_blocks
 from gplvm_xp.estimators._fit_local import FoundLocal, search_stochastic, search_vecchia
@@ -48,6 +49,10 @@ def plan_of(model: Any, kernel: Kernel, noise: float, jitter: float, variance: f
     )
 
 
+def _backend(model: Any, X: Array) -> Backend:
+    return backends.get(model.backend, None if is_lazy(X) else X, model.dtype)
+
+
 def run(
     model: Any,
     X: Array,
@@ -61,7 +66,7 @@ def run(
 
     ``X`` says where to compute, ``Y`` (n, D) is the table.
     """
-    b, size = backends.get(model.backend, X, model.dtype), model.n_neighbors_
+    b, size = _backend(model, X), model.n_neighbors_
     centred = model._centred(Y)
     once: Any
     if model.inference == "neighbourhood":
@@ -85,11 +90,14 @@ def adopt(
     model._host_embedding, model.embedding_ = found.latents, to_like(found.latents, X)
     model._posterior = None
     model.log_likelihood_ = found.log_likelihood - model._units(Y)
-    if whole and end.status == "finished":
-        model.log_likelihood_ = model.log_likelihood()
+    if whole:
+        # Rows that keep coming would have it built each time.
+        model._post()
+        if end.status == "finished":
+            model.log_likelihood_ = model.log_likelihood()
     say_early_end(model, end, depth=depth + 1)
     condition = plan.variance * model.n_neighbors_ / (found.noise + found.jitter)
-    eps = model._post().backend.eps
+    eps = _backend(model, X).eps
     if eps * condition > 1e-3:
         warnings.warn(
             f"the condition number of a block's covariance is up to {condition:.1e} and dtype="

@@ -130,7 +130,8 @@ class GPLVM(Chosen):
     jitter_ : float
         What was added to the diagonal beside the noise.
     log_likelihood_ : float
-        ln p(data | latents), nats, all constants, in the data's own units.
+        ln p(data | latents), nats, all constants, in the data's own units; of a chosen model what
+        it has in its place, which may be a lower bound.
     certificate_ : Certificate or None
         What "newton" has shown of the end: see :class:`gplvm_xp.optim.Certificate`.
     loss_curve_ : ndarray
@@ -145,9 +146,10 @@ class GPLVM(Chosen):
 
     Notes
     -----
-    Cost n³ + O(n² (q + D)) operations an evaluation, one n × n matrix of memory. NaN means missing:
-    outputs observed on the same rows share a factorisation, so entries missing at random cost up to
-    D factorisations an evaluation. Ctrl-C during a fit keeps the best state and warns.
+    Cost n³ + O(n² (q + D)) operations an evaluation, and for complete data one n × n matrix of
+    memory. NaN means missing: outputs observed on the same rows share a factorisation, so entries
+    missing at random cost up to D factorisations an evaluation, and predictions as many matrices.
+    Ctrl-C during a fit keeps the best state and warns.
 
     References
     ----------
@@ -281,11 +283,11 @@ class GPLVM(Chosen):
         encoder = encoder_of(self.back_constraint)
         tied = "a back-constraint or a prior of rows" if encoder or structured else ""
         parts = levels(self.coarse_to_fine, Y.shape[0], tied)
-        self.plan_ = self.model_ = None
+        choice = None
         if self.method == "auto":
-            self.plan_ = plan_fit(self, b, centred, parts, tied)
-            if self.plan_.method != "exact":
-                self._adopt(self.plan_, X)
+            choice = plan_fit(self, b, centred, parts, tied)
+            if choice.method != "exact":
+                self._adopt(choice, X)
                 return self
         encoder = encoder and encoder.settled(centred)
         kernel = RBF(variance, 0.5) if self.kernel is None else self.kernel
@@ -313,6 +315,7 @@ class GPLVM(Chosen):
             bind=None if structured is None else partial(structured.bind, b, rows),
         )
         found = fine(b, centred, first, self.n_restarts, rng, plan, parts)
+        self.plan_, self.model_ = choice, None
         self.kernel_, self.noise_variance_, self.jitter_ = found.kernel, found.noise, found.jitter
         self.latent_prior_ = structured and structured.with_values(found.values)
         self.sequences_, self.times_ = rows.sequences, rows.times

@@ -171,7 +171,7 @@ class LocalGPLVM(FittedLocal):
     >>> X = load_iris().data
     >>> model = LocalGPLVM(n_neighbors=10, inference="neighbourhood", n_epochs=5, random_state=0)
     >>> model.fit(X[:100]).partial_fit(X[100:]).embedding_.shape
-    (149, 2)
+    (150, 2)
     """
 
     # What a fitted model consists of, for files.
@@ -328,7 +328,7 @@ class LocalGPLVM(FittedLocal):
         Y = table(self, X, reset=False)
         check_goes_on(self, Y)
         latents, joined, drawn = self._joined(Y)
-        size, variance = check_local(self, joined), mean_square(self._centred(joined), self.dtype)
+        size, variance = check_local(self, joined), mean_square(self._centred(Y), self.dtype)
         plan = plan_of(self, self.kernel_, self.noise_variance_, self.jitter_, variance)
         self.n_neighbors_ = size
         found = run(self, X, joined, latents, plan, generator(self), drawn)

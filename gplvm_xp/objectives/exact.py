@@ -24,8 +24,9 @@ from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.latents import Latents, Points, Pull, RowPrior, complete, spread
-from gplvm_xp.params import Block, Layout
+from gplvm_xp.latents import Latents, Points, RowPrior, spread
+from gplvm_xp.objectives.unknowns import Fit, Unknowns
+from gplvm_xp.params import Layout
 from gplvm_xp.priors import Prior
 
 
@@ -123,20 +124,14 @@ class ExactObjective:
     priors: Mapping[str, Prior] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     jitter: float = 0.0
-    layout: Layout = field(init=False)
+    unknowns: Unknowns = field(init=False)
     buffer: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.kernel.check(self.positions.shape[1])
-        blocks = (*self.kernel.blocks(), Block("noise", self.noise), *self._row_blocks())
-        names = [block.name for block in blocks]
-        for label, given in (("priors", self.priors), ("held", self.held)):
-            unknown = sorted(set(given) - {*names, "X"})
-            if unknown:
-                raise ValueError(f"{label} names {unknown}; the parameters are {names}")
-        blocks = (*blocks, *self.positions.blocks())
-        free = tuple(k for k in blocks if not k.fixed and k.name not in self.held)
-        object.__setattr__(self, "layout", Layout(free))
+        unknowns = Unknowns(
+            self.kernel, self.positions, self.noise, self.latent_prior, self.priors, self.held
+        )
+        object.__setattr__(self, "unknowns", unknowns)
         b = self.backend
         if isinstance(self.latent_prior, RowPrior):
             self.latent_prior.require_memory(b)
@@ -154,6 +149,11 @@ class ExactObjective:
         return backend.of(self.groups[0].Y)
 
     @property
+    def layout(self) -> Layout:
+        """Where each block lies in the flat vector."""
+        return self.unknowns.layout
+
+    @property
     def positions(self) -> Latents:
         """Where the latents come from."""
         given = self.latents
@@ -165,16 +165,12 @@ class ExactObjective:
 
     def values(self, x: Array) -> tuple[Array, Array, Array]:
         """theta (p,), noise (0-d) and X (n, q) at a point, blocks that are held included."""
-        natural = self.layout.unpack(x)[0]
-        return *self._named(natural), self._place(natural)[0]
+        return self.unknowns.values(self.backend, x)
 
     def all_values(self, x: Array) -> dict[str, Array]:
         """Every block of the latents and of a prior of rows by name, held ones included."""
-        blocks = (*self.positions.blocks(), *self._row_blocks())
-        return complete(self.backend, blocks, self.layout.unpack(x)[0])
+        return self.unknowns.all_values(self.backend, x)
 
-    # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
-    @np.errstate(all="ignore")
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """The objective and its gradient in the flat vector; nothing waits for the device.
 
@@ -191,58 +187,14 @@ class ExactObjective:
             Its gradient, arbitrary where f is +inf.
         """
         b = self.backend
-        xp = b.xp
-        natural, to_gradient = self.layout.unpack(x)
-        theta, noise = self._named(natural)
-        X, pull = self._place(natural)
-        total, ok, gtheta, gnoise, gX = log_likelihood(
-            b, self.buffer, self.kernel, self.groups, theta, noise + self.jitter, X
-        )
-        gradients = {"noise": gnoise, **self._kernel_gradients(gtheta)}
-        if isinstance(self.latent_prior, RowPrior):
-            own = complete(b, self._row_blocks(), natural)
-            density, slope, gown = self.latent_prior.log_density(own, X)
-            total, gX, gradients = total + density, gX + slope, {**gradients, **gown}
-        elif self.latent_prior is not None:
-            density, slope = self.latent_prior.log_density(X)
-            total, gX = total + density, gX + slope
-        gradients |= pull(gX)
-        for name, prior in self.priors.items():
-            if name in natural:
-                density, slope = prior.log_density(natural[name])
-                total, gradients[name] = total + density, gradients[name] + slope
-        f = xp.where(
-            ok & xp.isfinite(total), -total, xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
-        )
-        g = to_gradient(gradients)
-        g *= -1.0
-        return f, g
 
-    def _named(self, natural: Mapping[str, Array]) -> tuple[Array, Array]:
-        b = self.backend
-        parts = [
-            b.xp.reshape(natural[block.name], (block.size,))
-            if block.name in natural
-            else b.asarray(block.value.ravel())
-            for block in self.kernel.blocks()
-        ]
-        noise = natural["noise"] if "noise" in natural else b.scalar(self.noise)
-        return b.xp.concat(parts), noise
+        def likelihood(theta: Array, noise: Array, X: Array) -> Fit:
+            value, ok, gtheta, gnoise, gX = log_likelihood(
+                b, self.buffer, self.kernel, self.groups, theta, noise + self.jitter, X
+            )
+            return Fit(b.xp.where(ok, value, b.xp.nan), gtheta, gnoise, gX)
 
-    def _place(self, natural: Mapping[str, Array]) -> tuple[Array, Pull]:
-        where = self.positions
-        return where.positions(complete(self.backend, where.blocks(), natural))
-
-    def _row_blocks(self) -> tuple[Block, ...]:
-        own = self.latent_prior
-        return own.blocks() if isinstance(own, RowPrior) else ()
-
-    def _kernel_gradients(self, gtheta: Array) -> dict[str, Array]:
-        where = Layout(self.kernel.blocks()).slices()
-        return {
-            block.name: self.backend.xp.reshape(gtheta[where[block.name]], block.value.shape)
-            for block in self.kernel.blocks()
-        }
+        return self.unknowns.value_and_grad(b, x, likelihood)
 
 
 def log_likelihood(

@@ -36,11 +36,14 @@ class Metric(NamedTuple):
         Lower Cholesky factor of it, or of the Fisher information where it has none.
     definite : bool
         Whether it had one.
+    bent : 0-d array
+        Largest ‖H u‖ of the flat directions u: where the gradient vanishes, it does too.
     """
 
     hessian: Array
     factor: Array
     definite: bool
+    bent: Array
 
 
 class HessianPoint:
@@ -148,9 +151,11 @@ class HessianPoint:
         # Above the smallest eigenvalue, so that it is that of another direction.
         most = xp.max(xp.abs(xp.concat([b.diagonal(fisher), b.diagonal(hessian)])))
         U = self._order.here(self.directions)
+        bent = b.scalar(0.0)
         if U.shape[1]:
             # (1 − U Uᵀ) H (1 − U Uᵀ) + most U Uᵀ = H − U Wᵀ − W Uᵀ.
             HU = hessian @ U
+            bent = xp.sqrt(xp.max(xp.sum(HU * HU, axis=0)))
             W = HU - 0.5 * (U @ (xp.matrix_transpose(U) @ HU + most * b.eye(U.shape[1])))
             hessian -= U @ xp.matrix_transpose(W)
             hessian -= W @ xp.matrix_transpose(U)
@@ -158,12 +163,12 @@ class HessianPoint:
         fisher = b.add_diagonal(fisher, LOGS * self._order.here(self.exact._log_mask()))
         L, ok = b.cholesky(xp.asarray(hessian, copy=True))
         if b.to_host(ok):
-            return Metric(hessian, L, True)
+            return Metric(hessian, L, True, bent)
         for ridge in RIDGES:
             L, ok = b.cholesky(b.add_diagonal(xp.asarray(fisher, copy=True), ridge * mean))
             if b.to_host(ok):
                 break
-        return Metric(hessian, L, False)
+        return Metric(hessian, L, False, bent)
 
 
 __all__ = ["HessianPoint", "Metric"]

@@ -145,23 +145,15 @@ def _bends(
     For i ≠ j that is 2 G_ij ∂²k(x_i, x_j)/∂x_ia ∂x_jc; the diagonal has the second derivatives in
     one argument, summed over the other points, besides.
     """
-    xp = b.xp
     n, q = X.shape
-    unit = b.asarray(np.eye(q)[None, None, a, :])
 
     def strip(part: slice) -> list[Array]:
-        rows = X[part, :][:, None, :]
-        r = rows.shape[0]
-        others = xp.broadcast_to(X[None, :, :], (r, n, q))
-        step = xp.broadcast_to(unit, (r, 1, q))
-        G2 = 2.0 * G[part, :][:, None, :]
-        _, own, mixed = curvature.pullback_jvp(theta, rows, others, G2, dX=step)
-        assert mixed is not None
-        here = b.asarray(np.eye(r, n, part.start))
-        return [mixed[:, :, c] + here * own[:, :, c] for c in range(a + 1)]
+        across, own = curvature.mixed(theta, X[part, :], X, 2.0 * G[part, :], a)
+        here = b.asarray(np.eye(own[0].shape[0], n, part.start))
+        return [m + here * d[:, None] for m, d in zip(across, own, strict=True)]
 
-    strips = list(b.map_parts(strip, b.stacks(n, n * (2 * q + 1))))
-    return [xp.concat(list(many)) for many in zip(*strips, strict=True)]
+    strips = list(b.map_parts(strip, b.stacks(n, n * q)))
+    return [b.xp.concat(list(many)) for many in zip(*strips, strict=True)]
 
 
 __all__ = ["Order", "matrices"]

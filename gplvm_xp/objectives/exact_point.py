@@ -98,8 +98,8 @@ class ExactPoint:
             "use fewer rows, optimizer='lbfgs', or a machine with more memory",
         )
         self._natural, self._to_gradient = objective.layout.unpack(x)
-        self._theta, self._noise = objective._named(self._natural)
-        self._X = objective._place(self._natural)[0]
+        self._theta, self._noise = objective.unknowns.named(b, self._natural)
+        self._X = objective.unknowns.place(b, self._natural)[0]
         self._states: list[_State] = []
         self._inverted = False
         self._gradient: Array | None = None
@@ -123,7 +123,7 @@ class ExactPoint:
                 gnoise = gnoise + b.xp.sum(b.diagonal(G))
                 gt, gr = o.kernel.symmetric_pullback(self._theta, state.X, G)
                 gtheta, gX = gtheta + gt, gX + self._all_rows(state, gr)
-            gradients = {"noise": gnoise, "X": gX, **o._kernel_gradients(gtheta)}
+            gradients = {"noise": gnoise, "X": gX, **o.unknowns.kernel_gradients(o.backend, gtheta)}
             for name, prior in self._priors():
                 gradients[name] = gradients[name] + prior.log_density(self._value_of(name))[1]
             self._gradient = -self._to_gradient(gradients)
@@ -232,7 +232,11 @@ class ExactPoint:
             here = move if rows is None else move._replace(X=b.rows(move.X, rows))
             gt, gn, gr = part(state, here)
             gtheta, gnoise, gX = gtheta + gt, gnoise + gn, gX + self._all_rows(state, gr)
-        return {"noise": gnoise, "X": gX, **self.objective._kernel_gradients(gtheta)}
+        return {
+            "noise": gnoise,
+            "X": gX,
+            **self.objective.unknowns.kernel_gradients(self._b, gtheta),
+        }
 
     def _second_order(self, state: _State, move: _Move) -> tuple[Array, Array, Array]:
         """The change of the log-likelihood's gradient in theta, noise and the group's rows."""

@@ -42,7 +42,7 @@ class Pace:
         Passes in which every centre is drawn once, in a new order.
     learning_rate : float
         Of the latents: with ``adaptive`` about the length of a step as a part of the radius of a
-        neighbourhood, which is the median distance from a centre to the farthest of its block.
+        neighbourhood: the root median square distance from a centre to the farthest of its block.
     kernel_learning_rate : float
         Of the logarithms of kernel parameters and noise.
     momentum : float
@@ -288,9 +288,9 @@ class _Search:
 
 
 def _radius(X: np.ndarray, index: np.ndarray) -> float:
-    """The median distance (the mean where that is 0) from the first to the last of each block."""
-    far = np.sqrt(np.sum((X[index[:, 0]] - X[index[:, -1]]) ** 2, axis=1, dtype=np.float64))
-    return float(np.median(far)) or float(np.mean(far))
+    """The root median (where that is 0, mean) square distance from a block's first to its last."""
+    far = np.sum((X[index[:, 0]] - X[index[:, -1]]) ** 2, axis=1, dtype=np.float64)
+    return math.sqrt(np.median(far)) or math.sqrt(np.mean(far))
 
 
 __all__ = ["NeighbourhoodResult", "Pace", "search_neighbourhoods"]

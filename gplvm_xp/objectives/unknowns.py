@@ -16,7 +16,7 @@ import numpy as np
 from gplvm_xp._typing import Array
 from gplvm_xp.backend import Backend
 from gplvm_xp.kernels import Kernel
-from gplvm_xp.latents import Latents, RowPrior, complete
+from gplvm_xp.latents import Latents, Pull, RowPrior, complete
 from gplvm_xp.params import Block, Layout
 from gplvm_xp.priors import Prior
 
@@ -73,7 +73,7 @@ class Unknowns:
 
     def __post_init__(self) -> None:
         self.kernel.check(self.latents.shape[1])
-        own = (*self.kernel.blocks(), Block("noise", self.noise), *self._row_blocks())
+        own = (*self.kernel.blocks(), Block("noise", self.noise), *self.row_blocks())
         names = [block.name for block in own]
         for label, given in (("priors", self.priors), ("held", self.held)):
             unknown = sorted(set(given) - {*names, "X"})
@@ -86,8 +86,12 @@ class Unknowns:
     def values(self, b: Backend, x: Array) -> tuple[Array, Array, Array]:
         """theta (p,), noise (0-d) and X (n, q) at a point, blocks that are held included."""
         natural = self.layout.unpack(x)[0]
-        theta, noise = self._named(b, natural)
-        return theta, noise, self.latents.positions(complete(b, self.latents.blocks(), natural))[0]
+        return *self.named(b, natural), self.place(b, natural)[0]
+
+    def all_values(self, b: Backend, x: Array) -> dict[str, Array]:
+        """Every block of the latents and of a prior of rows by name, held ones included."""
+        blocks = (*self.latents.blocks(), *self.row_blocks())
+        return complete(b, blocks, self.layout.unpack(x)[0])
 
     # A point that fails is a value: NumPy need not warn of the infinities on the way to it.
     @np.errstate(all="ignore")
@@ -113,13 +117,13 @@ class Unknowns:
         """
         xp = b.xp
         natural, to_gradient = self.layout.unpack(x)
-        theta, noise = self._named(b, natural)
-        X, pull = self.latents.positions(complete(b, self.latents.blocks(), natural))
+        theta, noise = self.named(b, natural)
+        X, pull = self.place(b, natural)
         fit = likelihood(theta, noise, X)
         total, gX = fit.value, fit.X
-        gradients = {"noise": fit.noise, **self._kernel_gradients(b, fit.theta)}
+        gradients = {"noise": fit.noise, **self.kernel_gradients(b, fit.theta)}
         if isinstance(self.latent_prior, RowPrior):
-            own = complete(b, self._row_blocks(), natural)
+            own = complete(b, self.row_blocks(), natural)
             density, slope, gown = self.latent_prior.log_density(own, X)
             total, gX, gradients = total + density, gX + slope, {**gradients, **gown}
         elif self.latent_prior is not None:
@@ -135,16 +139,23 @@ class Unknowns:
         infinite = xp.asarray(xp.inf, dtype=b.dtype, device=b.device)
         return xp.where(xp.isfinite(total), -total, infinite), g
 
-    def _named(self, b: Backend, natural: Mapping[str, Array]) -> tuple[Array, Array]:
+    def named(self, b: Backend, natural: Mapping[str, Array]) -> tuple[Array, Array]:
+        """theta (p,) and the noise (0-d) from the values that are learned."""
         values = complete(b, (*self.kernel.blocks(), Block("noise", self.noise)), natural)
         parts = [b.xp.reshape(values[k.name], (k.size,)) for k in self.kernel.blocks()]
         return b.xp.concat(parts), values["noise"]
 
-    def _row_blocks(self) -> tuple[Block, ...]:
+    def place(self, b: Backend, natural: Mapping[str, Array]) -> tuple[Array, Pull]:
+        """X (n, q) from the values that are learned, and its pullback."""
+        return self.latents.positions(complete(b, self.latents.blocks(), natural))
+
+    def row_blocks(self) -> tuple[Block, ...]:
+        """Those of a prior of rows."""
         own = self.latent_prior
         return own.blocks() if isinstance(own, RowPrior) else ()
 
-    def _kernel_gradients(self, b: Backend, gtheta: Array) -> dict[str, Array]:
+    def kernel_gradients(self, b: Backend, gtheta: Array) -> dict[str, Array]:
+        """Gradients (p,) in theta by block."""
         where = Layout(self.kernel.blocks()).slices()
         return {
             block.name: b.xp.reshape(gtheta[where[block.name]], block.value.shape)

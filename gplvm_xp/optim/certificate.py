@@ -14,7 +14,8 @@ class Certificate:
     ----------
     certified : bool
         The gradient is below the tolerance, and the Hessian across the flat directions is positive
-        definite: it has a Cholesky factor, and its smallest Ritz value is above rounding.
+        definite: it has a Cholesky factor, and its smallest Ritz value is above rounding. Along the
+        flat directions it vanishes.
     grad_norm : float
         Largest absolute entry of the gradient.
     smallest_ritz_value : float

@@ -51,10 +51,10 @@ class Dynamics(OverSequences):
         Whether f gives the step instead of the next position: without data the latents stay where
         they are, instead of going back to the origin.
     weight : float, optional
-        w; 1 is the density itself, which the likelihood of D ≫ q outputs drowns: latents then
-        follow every frame's noise, and missing frames are placed badly. Default D/q, with which
-        every output and every latent dimension count alike (the balanced GPDM of Urtasun, Fleet &
-        Fua, CVPR 2006).
+        w; 1 is the density itself, which the likelihood of D ≫ q outputs may drown: missing frames
+        are then placed badly. With D/q outputs and latent dimensions count alike (the balanced GPDM
+        of Urtasun, Fleet & Fua, CVPR 2006), and noisy frames forecast badly. Default √(D/q), which
+        was good at both.
     fixed : tuple of str
         ``("noise",)``, the default, holds the noise. The objective is unbounded where it is
         learned: latents that follow f exactly, which costs the likelihood a finite amount, have a
@@ -84,7 +84,7 @@ class Dynamics(OverSequences):
         if self.weight is not None and not 0.0 < self.weight < math.inf:
             raise ValueError(
                 f"weight={self.weight!r} was given; expected a positive finite number, or None for "
-                "D/q"
+                "the root of D/q"
             )
         self.blocks()
 
@@ -108,7 +108,7 @@ class Dynamics(OverSequences):
                 "dynamics from; give the lengths of sequences of two or more frames, or use "
                 "latent_prior='gaussian'"
             )
-        weight = rows.outputs / start.shape[1] if self.weight is None else self.weight
+        weight = math.sqrt(rows.outputs / start.shape[1]) if self.weight is None else self.weight
         return _Bound(self, weight, rows.count, rows.edges[:-1], _before(rows))
 
     def fill(self, b: Backend, rows: RowFacts, X: np.ndarray, empty: np.ndarray) -> np.ndarray:

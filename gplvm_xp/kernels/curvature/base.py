@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gplvm_xp import backend
 from gplvm_xp._typing import Array
 from gplvm_xp.backend.base import Tile
@@ -85,6 +87,38 @@ class Curvature(ABC):
         dX = xp.zeros_like(X) if dX is None else dX
         dZ = xp.zeros_like(Z) if dZ is None and Z is not None else dZ
         return self.tangent(theta, X, Z, dtheta, dX, dZ).pullback(G, None)
+
+    def mixed(
+        self, theta: Array, X: Array, Z: Array, G: Array, a: int
+    ) -> tuple[list[Array], list[Array]]:
+        """Second derivatives of k(x_i, z_j), one of them in x_ia, times G; for Hessian matrices.
+
+        Parameters
+        ----------
+        X : array (n, q)
+        Z : array (m, q)
+        G : array (n, m)
+        a : int
+
+        Returns
+        -------
+        across : list of arrays (n, m)
+            G_ij ∂²k/∂x_ia∂z_jc for c = 0, …, a.
+        own : list of arrays (n,)
+            Σ_j G_ij ∂²k/∂x_ia∂x_ic.
+
+        Notes
+        -----
+        Every x_i is a block of its own here. O(n m q) work and memory.
+        """
+        b = backend.of(X)
+        xp = b.xp
+        (n, q), m = X.shape, Z.shape[0]
+        step = b.asarray(np.broadcast_to(np.eye(q)[a], (n, 1, q)).copy())
+        others = xp.broadcast_to(Z[None, :, :], (n, m, q))
+        _, own, across = self.pullback_jvp(theta, X[:, None, :], others, G[:, None, :], dX=step)
+        assert across is not None
+        return [across[:, :, c] for c in range(a + 1)], [own[:, 0, c] for c in range(a + 1)]
 
     def symmetric(
         self,

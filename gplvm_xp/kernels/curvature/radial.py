@@ -84,6 +84,29 @@ class RadialCurvature(Curvature):
 
         return Tangent(values, pullback)
 
+    def mixed(
+        self, theta: Array, X: Array, Z: Array, G: Array, a: int
+    ) -> tuple[list[Array], list[Array]]:
+        # ∂²k/∂x_a∂x_c = σ² (4 κ″ Δ_a Δ_c + 2 κ′ δ_ac)/(ℓ_a ℓ_c), and the negative of it in z_c.
+        b = backend.of(X)
+        xp = b.xp
+        variance, e, ell = self.kernel._split(theta)
+        A, B = scaled(X, Z, ell)
+        assert B is not None
+        p = self.kernel.profile_bend(b, b.squared_distances(A, B, self.kernel.factor), e)
+        lengths = ell + xp.zeros_like(X[0, :])
+        bent = (-4.0 * variance * G) * p.bend * (A[:, a, None] - B[None, :, a])
+        across, own = [], []
+        for c in range(a + 1):
+            part = bent if c == a else bent * (A[:, c, None] - B[None, :, c])
+            if c == a:
+                part *= A[:, a, None] - B[None, :, a]
+                part -= (2.0 * variance * G) * p.slope
+            part /= lengths[a] * lengths[c]
+            across.append(part)
+            own.append(-xp.sum(part, axis=1))
+        return across, own
+
 
 def pull_moving(
     W: Array, dW: Array, A: Array, B: Array | None, dA: Array, dB: Array | None
