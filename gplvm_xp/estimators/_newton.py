@@ -165,8 +165,10 @@ class _Run:
 
     def _certify(self) -> tuple[Certificate, HessianPoint, Array | None]:
         """What is known of the best point, and where it is no minimum a direction down."""
-        x, _, norm = self.best
+        x = self.best[0]
         point = self.at(x)
+        # The whole gradient, flat directions included.
+        norm = self.b.to_host(self.b.xp.max(self.b.xp.abs(point.exact.gradient()))).item()
         metric = point.metric()
         ritz, residual, v = smallest(point)
         largest = self.b.xp.max(self.b.xp.abs(self.b.diagonal(metric.hessian)))

@@ -126,7 +126,7 @@ def conditional(
     X: Array,
     Y: Array,
     mask: Array | None = None,
-    outputs: int | None = None,
+    outputs: int | Array | None = None,
 ) -> Terms:
     """ln p(y_R | y_1, …, y_{R−1}) of every block: its last row given the others.
 
@@ -139,8 +139,10 @@ def conditional(
 
     Parameters
     ----------
-    kernel, theta, noise, X, Y, mask, outputs
+    kernel, theta, noise, X, Y, mask
         As in :func:`joint`; the last row of a block is never a filler.
+    outputs : int or array (B,), optional
+        The number of outputs, of all blocks or of each, where it is not the number of columns.
 
     Returns
     -------
