@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gplvm_xp import GPLVM, datasets
+from gplvm_xp.init import latents
 
 TOL = 1e-6
 
@@ -35,7 +36,7 @@ def fit(Y: np.ndarray, what: str, **settings: Any) -> tuple[dict[str, Any], GPLV
     row = {
         "rows": Y.shape[0],
         "fit": what,
-        "objective, nats": value,
+        "objective, nats": f"{value:.2f}",
         "largest gradient entry": norm,
         "seconds": seconds,
         "CPU seconds": cpu,
@@ -46,6 +47,21 @@ def fit(Y: np.ndarray, what: str, **settings: Any) -> tuple[dict[str, Any], GPLV
         "certified": None if c is None else c.certified,
     }
     return row, model
+
+
+def near(Y: np.ndarray) -> dict[str, Any]:
+    """The best of ten fits of 500 steps from the PCA latents with a little noise."""
+    start = latents("pca", Y - Y.mean(axis=0), 2, np.random.default_rng(0))
+    best: dict[str, Any] = {}
+    seconds = cpu = 0.0
+    for seed in range(10):
+        noise = np.random.default_rng(seed).standard_normal(start.shape)
+        row, _ = fit(Y, "the best of 10 of 500 steps, little noise",
+                     init=start + (0.05 * start.std() if seed else 0.0) * noise)  # fmt: skip
+        seconds, cpu = seconds + row["seconds"], cpu + row["CPU seconds"]
+        if not best or float(row["objective, nats"]) < float(best["objective, nats"]):
+            best = row
+    return best | {"seconds": seconds, "CPU seconds": cpu}
 
 
 def rounding(model: GPLVM, Y: np.ndarray) -> float:
@@ -103,6 +119,8 @@ def main() -> None:
             print(row, flush=True)
             if what == "newton":
                 errors.append(f"{rounding(model, Y):.1e} ({n} rows)")
+        rows.append(near(Y))
+        print(rows[-1], flush=True)
     write(
         "converge",
         "Oil flow in two dimensions from the PCA start: second order beside L-BFGS",
@@ -110,7 +128,8 @@ def main() -> None:
         rows,
         f"The default model, tol={TOL:g}, one process. The gradient's own rounding error at the "
         f"end of newton, against extended precision: {', '.join(errors)}. Restarts begin at the "
-        "PCA latents with noise of half their width added; the first of them begins without.",
+        "PCA latents with noise of half their width added (little noise: a twentieth); the first "
+        "of them begins without.",
     )
 
 

@@ -243,7 +243,7 @@ def test_the_readme_has_exactly_two_set_up_command_lines() -> None:
         for command in line.split(" && ")[1:]:
             assert command.startswith(".venv/bin/"), f"{command!r} needs an activated environment"
     assert ".venv/bin/gplvm-xp embed --dataset digits" in lines[0]
-    assert lines[1].endswith(" -m pytest")
+    assert lines[1].endswith(" -m pytest -n auto")
 
 
 def test_the_ci_takes_the_test_command_from_the_readme() -> None:
@@ -254,7 +254,7 @@ def test_the_ci_takes_the_test_command_from_the_readme() -> None:
         ["bash", str(script), "--show-test-command"], check=True, capture_output=True, text=True
     ).stdout.strip()
     assert shown == _setup_lines()[1]
-    assert "-m pytest" not in script.read_text(encoding="utf-8").replace("-m pytest$", "")
+    assert "-m pytest" not in script.read_text(encoding="utf-8").replace("-m pytest -n auto$", "")
 
 
 # -- links -----------------------------------------------------------------------------------------
